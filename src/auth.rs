@@ -1,0 +1,176 @@
+//! Token to target: which desktop, if any, the bearer of a token may reach.
+//!
+//! It may assume nothing about a token, and everything about its keys and its policy: those were
+//! checked when they were loaded. It reads no file, no environment and no clock; keys arrive as
+//! bytes and the time as [`Now`].
+//!
+//! The steps, in the only order the types allow:
+//!
+//! ```text
+//! token::locate -> jwt::Shaped -> jwt::Rs256 -> jwt::SignedClaims -> jwt::VerifiedClaims
+//!                                                  seal::open -> TargetPolicy::confine -> Desktop
+//! ```
+
+pub mod cache;
+mod error;
+mod explain;
+pub mod jwt;
+pub mod keys;
+pub mod mint;
+mod random;
+mod seal;
+pub mod target;
+pub mod token;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+pub use cache::CacheLimits;
+pub use error::{Error, Flaw};
+pub use explain::Step;
+pub use jwt::install_provider;
+pub use keys::{KeyError, KeyFault, KeyFile, PayloadKeys, SigningKeys};
+pub use target::{DesktopAddress, DesktopName, PolicyError, Target, TargetPolicy};
+pub use token::{Fingerprint, Token};
+
+use cache::{Cache, Moment};
+use jwt::Shaped;
+
+/// One moment on both clocks.
+///
+/// The wall clock decides whether a token has expired; the monotonic one bounds how long a cached
+/// answer is trusted, so that a wall clock set back cannot revive it.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Time since the Unix epoch.
+    pub wall: Duration,
+    /// The same moment on the monotonic clock.
+    pub mono: Instant,
+}
+
+/// A user's pod, as an authentic token named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desktop {
+    /// The one host this token opens.
+    pub target: Target,
+    /// `exp` (RFC 7519 section 4.1.4): Unix time in whole seconds, rounded down.
+    pub expires: u64,
+    /// `nfb`, pyos's spelling of its issue time, in Unix seconds. Kept for the log, never enforced:
+    /// the nginx/Lua incumbent ignores it too.
+    pub issued: Option<u64>,
+    /// Names the token in logs without revealing it.
+    pub fingerprint: Fingerprint,
+}
+
+/// Turns tokens into desktops, and remembers the answers for a while.
+pub struct Authenticator {
+    keys: ArcSwap<Keys>,
+    generations: AtomicU64,
+    policy: TargetPolicy,
+    cache: Cache,
+}
+
+impl Authenticator {
+    /// Joins the keys, the policy and an empty cache; also installs the signature provider.
+    #[must_use]
+    pub fn new(
+        signing: SigningKeys,
+        payload: PayloadKeys,
+        policy: TargetPolicy,
+        limits: CacheLimits,
+    ) -> Self {
+        install_provider();
+        Self {
+            keys: ArcSwap::from_pointee(Keys { signing, payload, generation: 0 }),
+            generations: AtomicU64::new(0),
+            policy,
+            cache: Cache::new(limits),
+        }
+    }
+
+    /// Finds the desktop a token opens: from the cache, otherwise by verifying its signature and
+    /// times, opening its seal and confining the target.
+    ///
+    /// Concurrent calls with the same token compute the answer once. The computation runs on the
+    /// calling thread: about 0.25 ms of CPU with 2048-bit keys, 1.5 ms with 4096-bit ones.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`]; all of them deserve the same answer, 401.
+    pub async fn authenticate(&self, token: Token<'_>, now: Now) -> Result<Arc<Desktop>, Error> {
+        // Before the cache, because it is cheaper than hashing and keeps garbage out.
+        let shaped = Shaped::new(token)?;
+        let keys = self.keys.load_full();
+        let moment = Moment { now, generation: keys.generation };
+        self.cache
+            .find_or_compute(&token.digest(), moment, || {
+                keys.open(shaped, token.fingerprint(), &self.policy, now)
+            })
+            .await
+    }
+
+    /// Takes new keys into use and forgets every answer the old ones gave.
+    ///
+    /// Requests already under way finish with the keys they began with.
+    pub fn replace_keys(&self, signing: SigningKeys, payload: PayloadKeys) {
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        self.keys.store(Arc::new(Keys { signing, payload, generation }));
+        // The generation alone makes old entries unusable; clearing returns their memory.
+        self.cache.clear();
+    }
+
+    /// What the keys in use are, one line per key, for logs: sizes, forms and public digests.
+    #[must_use]
+    pub fn describe_keys(&self) -> Vec<String> {
+        let keys = self.keys.load();
+        let mut lines = keys.signing.describe();
+        lines.extend(keys.payload.describe());
+        lines
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("generation", &self.keys.load().generation)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Both kinds of keys, replaced together.
+struct Keys {
+    signing: SigningKeys,
+    payload: PayloadKeys,
+    /// Counts replacements; cached answers carry the generation that produced them.
+    generation: u64,
+}
+
+impl Keys {
+    /// The cold path: everything but the cache.
+    fn open(
+        &self,
+        token: Shaped<'_>,
+        fingerprint: Fingerprint,
+        policy: &TargetPolicy,
+        now: Now,
+    ) -> Result<Arc<Desktop>, Error> {
+        let claims = token.header()?.verify(&self.signing)?.current(now.wall)?;
+        let target = seal::open(&self.payload, &claims, |text| policy.confine(text))?;
+        Ok(Arc::new(Desktop {
+            target,
+            expires: claims.expires(),
+            issued: claims.issued(),
+            fingerprint,
+        }))
+    }
+}

@@ -1,0 +1,122 @@
+//! The keys that open seals: which mode each one means, and proof that it works.
+//!
+//! May assume that a block has an accepted size and a sound key; the label decides the mode.
+
+use std::fmt;
+
+use aws_lc_rs::rsa::{Pkcs1PrivateDecryptingKey, PrivateDecryptingKey};
+use rsa::pkcs8::EncodePrivateKey;
+use rsa::traits::PublicKeyParts;
+use rsa::{Pkcs1v15Encrypt, RsaPrivateKey, RsaPublicKey};
+
+use super::{Block, Facts, KeyError, KeyFault, KeyFile, bits, load};
+use crate::auth::{random, seal};
+
+/// From this size on aws-lc opens mode B seals, five times faster than the `rsa` crate; it refuses
+/// smaller private keys.
+const AWS_LC_MIN_BITS: usize = 2048;
+
+/// The keys that open the sealed `hash`, tried in order.
+pub struct PayloadKeys(Vec<PayloadKey>);
+
+impl PayloadKeys {
+    /// Loads every block of every file, at most four in all. A private key (`PRIVATE KEY`,
+    /// `RSA PRIVATE KEY`) opens what pyos's code seals with the public one; a public key
+    /// (`PUBLIC KEY`, `RSA PUBLIC KEY`) opens what the documents describe.
+    ///
+    /// # Errors
+    ///
+    /// As for [`SigningKeys::load`](super::SigningKeys::load).
+    pub fn load(files: &[KeyFile<'_>], allow_published: bool) -> Result<Self, KeyError> {
+        load(files, |block| PayloadKey::new(&block, allow_published)).map(Self)
+    }
+
+    /// One line per key, as [`SigningKeys::describe`](super::SigningKeys::describe).
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        self.0.iter().map(|key| key.facts.to_string()).collect()
+    }
+
+    pub(in crate::auth) fn iter(&self) -> impl Iterator<Item = &PayloadKey> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Debug for PayloadKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PayloadKeys").field(&self.describe()).finish()
+    }
+}
+
+/// One payload key.
+pub(in crate::auth) struct PayloadKey {
+    opener: Opener,
+    /// Length of the modulus in bytes, hence of every seal.
+    size: usize,
+    facts: Facts,
+}
+
+/// What opens a seal, chosen by the key's PEM label and its size.
+pub(in crate::auth) enum Opener {
+    /// Mode A.
+    Public(RsaPublicKey),
+    /// Mode B, 2048 bits and more.
+    Private(Pkcs1PrivateDecryptingKey),
+    /// Mode B, below 2048 bits.
+    SmallPrivate(Box<RsaPrivateKey>),
+}
+
+impl PayloadKey {
+    fn new(block: &Block, allow_published: bool) -> Result<Self, KeyFault> {
+        let (public, opener) = if block.label.is_private() {
+            let key = block.private()?;
+            (key.to_public_key(), Opener::private(key)?)
+        } else {
+            let key = block.public()?;
+            (key.clone(), Opener::Public(key))
+        };
+        let facts = Facts::new(block.label, &public)?;
+        facts.refuse_published(allow_published)?;
+        let size = public.size();
+        let key = Self { opener, size, facts };
+        key.test(&public)?;
+        Ok(key)
+    }
+
+    /// A round trip where it is possible. A public key cannot make a seal to open.
+    fn test(&self, public: &RsaPublicKey) -> Result<(), KeyFault> {
+        if let Opener::Public(_) = self.opener {
+            return Ok(());
+        }
+        const TEXT: &[u8] = b"self-test";
+        let sealed = public
+            .encrypt(&mut random::system(), Pkcs1v15Encrypt, TEXT)
+            .map_err(|_| KeyFault::SelfTest)?;
+        match seal::open_with(self, &sealed) {
+            Some(text) if *text == TEXT => Ok(()),
+            _ => Err(KeyFault::SelfTest),
+        }
+    }
+
+    pub(in crate::auth) fn opener(&self) -> &Opener {
+        &self.opener
+    }
+
+    pub(in crate::auth) fn size(&self) -> usize {
+        self.size
+    }
+}
+
+impl Opener {
+    fn private(key: RsaPrivateKey) -> Result<Self, KeyFault> {
+        if bits(&key) < AWS_LC_MIN_BITS {
+            return Ok(Self::SmallPrivate(Box::new(key)));
+        }
+        // aws-lc reads PKCS#8 only, whichever form the file has.
+        let der = key.to_pkcs8_der().map_err(|_| KeyFault::Invalid)?;
+        PrivateDecryptingKey::from_pkcs8(der.as_bytes())
+            .map_err(|_| KeyFault::Invalid)
+            .and_then(|key| Pkcs1PrivateDecryptingKey::new(key).map_err(|_| KeyFault::Invalid))
+            .map(Self::Private)
+    }
+}

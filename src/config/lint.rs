@@ -1,0 +1,104 @@
+//! Warns of configurations that are valid and still dangerous.
+
+use std::time::Duration;
+
+use super::{Backend, Config, Layered};
+
+/// Kubernetes' default time between SIGTERM and SIGKILL, less the margin an exit needs.
+const TERMINATION_GRACE: Duration = Duration::from_secs(25);
+
+/// Pods ping their viewers every 30 s when told to; a shorter limit cuts desktops that are idle.
+const SHORTEST_TUNNEL_IDLE: Duration = Duration::from_secs(90);
+
+/// Every dangerous setting or pair of settings, as `(key, why)`.
+#[must_use]
+pub fn warnings(layered: &Layered) -> Vec<(String, String)> {
+    let config = &layered.config;
+    let mut found = Vec::new();
+    let mut warn = |key: &str, why: String| found.push((key.to_owned(), why));
+    if config.listen.trusted_proxies.iter().any(|net| net.prefix_len() == 0) {
+        let why = "every client may claim any address: pyos's address checks mean nothing";
+        warn("listen.trusted_proxies", why.to_owned());
+    }
+    if config.auth.allow_published_keys {
+        let why = "private halves of the published keys are public: anyone can make tokens";
+        warn("auth.allow_published_keys", why.to_owned());
+    }
+    if config.server.drain > TERMINATION_GRACE {
+        let why = "longer than 25 s: Kubernetes kills a pod after 30 s unless \
+                   terminationGracePeriodSeconds says otherwise";
+        warn("server.drain", why.to_owned());
+    }
+    for net in config.desktop.cidrs.iter().filter(|net| net.prefix_len() < 7) {
+        warn("desktop.cidrs", format!("{net} is far wider than a cluster's pod network"));
+    }
+    for net in config.desktop.cidrs.iter().filter(|net| net.network().is_loopback()) {
+        warn("desktop.cidrs", format!("{net} lets tokens reach this host's own loopback services"));
+    }
+    warn_of_routes(config, &mut warn);
+    found
+}
+
+fn warn_of_routes(config: &Config, warn: &mut impl FnMut(&str, String)) {
+    for route in &config.routes {
+        if route.websocket && route.timeouts.idle < SHORTEST_TUNNEL_IDLE {
+            let key = format!("route.{}.timeouts.idle", route.name);
+            warn(&key, "shorter than 90 s: idle desktops will be cut".to_owned());
+        }
+        let Backend::DesktopPorts(ranges) = &route.backend else { continue };
+        for (name, port) in &config.desktop.ports {
+            if ranges.iter().any(|range| range.contains(*port)) {
+                let key = format!("route.{}.backend", route.name);
+                warn(&key, format!("opens port {port} ({name}), which belongs to the pod itself"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_configuration_is_not_dangerous() {
+        let layered = Config::from_text("empty", "").unwrap();
+        assert_eq!(warnings(&layered), []);
+    }
+
+    #[test]
+    fn each_danger_is_named_by_its_key() {
+        let layered = Config::from_text(
+            "bad.toml",
+            r#"
+            [listen]
+            trusted_proxies = ["0.0.0.0/0"]
+            [auth]
+            allow_published_keys = true
+            [server]
+            drain = "5m"
+            [desktop]
+            cidrs = ["0.0.0.0/0", "127.0.0.0/8"]
+            [[route]]
+            name = "websockify"
+            timeouts = { idle = "60s" }
+            [[route]]
+            name = "container"
+            backend = { desktop_ports = ["6000-6100"] }
+            "#,
+        )
+        .unwrap();
+        let keys: Vec<_> = warnings(&layered).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(
+            keys,
+            [
+                "listen.trusted_proxies",
+                "auth.allow_published_keys",
+                "server.drain",
+                "desktop.cidrs",
+                "desktop.cidrs",
+                "route.websockify.timeouts.idle",
+                "route.container.backend",
+            ]
+        );
+    }
+}

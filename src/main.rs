@@ -1,0 +1,3 @@
+//! The `deskgate` command.
+
+fn main() {}

@@ -1,0 +1,208 @@
+//! The route table: rows checked and compiled once, searched once per request.
+//!
+//! Pure functions on values. The order of choice is nginx's: an exact row wins, then the first
+//! pattern in file order, then the longest prefix.
+
+use std::sync::Arc;
+
+use crate::config::{self, Backend, Config, Layered, TokenPlace};
+
+mod matcher;
+mod path;
+mod rewrite;
+
+use matcher::Matcher;
+use rewrite::Rewrite;
+
+pub use matcher::Captures;
+pub use path::{InvalidPath, NormalPath};
+
+/// All routes of one configuration.
+#[derive(Clone, Debug)]
+pub struct Table {
+    routes: Vec<Arc<Route>>,
+}
+
+/// A compiled row.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The row as configured.
+    pub row: config::Route,
+    /// Who answers, with names resolved to ports and hosts.
+    pub backend: Destination,
+    matcher: Matcher,
+    rewrite: Option<Rewrite>,
+}
+
+/// A [`Backend`] whose names were looked up in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The user's pod on a fixed port.
+    Desktop(u16),
+    /// The user's pod on the captured port, if it is one of these.
+    DesktopPorts(Vec<config::PortRange>),
+    /// A fixed service.
+    Upstream(config::Upstream),
+    /// This text, from deskgate itself.
+    Text(String),
+}
+
+/// A route found for a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'t, 'p> {
+    /// The row.
+    pub route: &'t Arc<Route>,
+    /// The parts of the path that the row names.
+    pub captures: Captures<'p>,
+}
+
+impl Table {
+    /// Checks and compiles every row.
+    ///
+    /// # Errors
+    /// Every fault of every row, with its line and key.
+    pub fn new(layered: &Layered) -> Result<Self, Vec<config::Fault>> {
+        let config = &layered.config;
+        let mut faults = Vec::new();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for row in &config.routes {
+            match compile(row, config) {
+                Ok(route) => routes.push(Arc::new(route)),
+                Err(wrong) => faults.extend(wrong.into_iter().map(|(key, message)| {
+                    layered.fault(&format!("route.{}.{key}", row.name), message)
+                })),
+            }
+        }
+        for (index, row) in config.routes.iter().enumerate() {
+            let key = format!("route.{}", row.name);
+            let mut earlier = config.routes.iter().take(index);
+            if earlier.any(|other| other.name == row.name) {
+                faults.push(layered.fault(&key, "two rows have this name"));
+            } else if config.routes.iter().take(index).any(|other| other.matches == row.matches) {
+                faults.push(layered.fault(&key, "an earlier row has the same match"));
+            }
+        }
+        if faults.is_empty() { Ok(Self { routes }) } else { Err(faults) }
+    }
+
+    /// The row that answers a path, if any.
+    #[must_use]
+    pub fn find<'t, 'p>(&'t self, path: &'p NormalPath) -> Option<Found<'t, 'p>> {
+        let mut best: Option<Found<'t, 'p>> = None;
+        for route in &self.routes {
+            if best.is_some_and(|best| best.route.precedence() >= route.precedence()) {
+                continue;
+            }
+            if let Some(captures) = route.matcher.captures(path.as_str()) {
+                best = Some(Found { route, captures });
+            }
+        }
+        best
+    }
+
+    /// The rows in file order.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().map(AsRef::as_ref)
+    }
+}
+
+impl Route {
+    /// How strongly a match of this row claims a path; among equals the first row wins.
+    fn precedence(&self) -> (u8, usize) {
+        match &self.matcher {
+            Matcher::Exact(_) => (2, 0),
+            Matcher::Pattern(_) => (1, 0),
+            Matcher::Prefix(prefix) => (0, prefix.len()),
+        }
+    }
+
+    /// Whether the backend is a user's pod, so that a token decides which one.
+    #[must_use]
+    pub fn leads_to_a_desktop(&self) -> bool {
+        matches!(self.backend, Destination::Desktop(_) | Destination::DesktopPorts(_))
+    }
+}
+
+impl Found<'_, '_> {
+    /// The request target for the upstream. `query` must be without its token.
+    #[must_use]
+    pub fn upstream_target(&self, path: &NormalPath, query: Option<&str>) -> String {
+        let rule = self.route.row.query;
+        match &self.route.rewrite {
+            Some(rewrite) => rewrite::target(&rewrite.apply(&self.captures), rule, query),
+            None => rewrite::target(path.as_str(), rule, query),
+        }
+    }
+
+    /// The port of the user's pod, or of the upstream; none if the captured port is not allowed.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match &self.route.backend {
+            Destination::Desktop(port) => Some(*port),
+            Destination::Upstream(upstream) => Some(upstream.port),
+            Destination::DesktopPorts(allowed) => {
+                let port = self.captures.port?.parse().ok()?;
+                allowed.iter().any(|range| range.contains(port)).then_some(port)
+            }
+            Destination::Text(_) => None,
+        }
+    }
+}
+
+/// Compiles one row, or says everything that is wrong with it as `(key, message)`.
+fn compile(row: &config::Route, config: &Config) -> Result<Route, Vec<(&'static str, String)>> {
+    let mut wrong = Vec::new();
+    let matcher = Matcher::new(&row.matches).map_err(|e| wrong.push(("match", e))).ok();
+    let backend = destination(row, config).map_err(|e| wrong.push(("backend", e))).ok();
+    let rewrite = row
+        .rewrite
+        .as_deref()
+        .and_then(|text| Rewrite::new(text).map_err(|e| wrong.push(("rewrite", e))).ok());
+    let captures = |name| matcher.as_ref().is_none_or(|matcher| matcher.has_capture(name));
+    if row.name.is_empty() || !row.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        wrong.push(("name", "may hold only letters, digits and -".to_owned()));
+    }
+    if row.token == Some(TokenPlace::Path) && !captures("token") {
+        wrong.push(("token", "\"path\" needs a pattern that captures (?<token>...)".to_owned()));
+    }
+    if matches!(row.backend, Backend::DesktopPorts(_)) && !captures("port") {
+        wrong.push(("backend", "desktop_ports needs a pattern that captures (?<port>...)".into()));
+    }
+    match (matcher, backend) {
+        (Some(matcher), Some(backend)) if wrong.is_empty() => {
+            let route = Route { row: row.clone(), backend, matcher, rewrite };
+            match (route.leads_to_a_desktop(), row.token) {
+                (true, None) => Err(vec![("token", "a desktop backend needs a token".to_owned())]),
+                (false, Some(_)) => {
+                    Err(vec![("token", "only desktop backends take a desktop token".to_owned())])
+                }
+                _ => Ok(route),
+            }
+        }
+        _ => Err(wrong),
+    }
+}
+
+/// Looks up the names in a row's backend.
+fn destination(row: &config::Route, config: &Config) -> Result<Destination, String> {
+    match &row.backend {
+        Backend::Desktop(name) => match config.desktop.ports.get(name) {
+            Some(0) => Err(format!("desktop.ports.{name} is 0")),
+            Some(port) => Ok(Destination::Desktop(*port)),
+            None => Err(format!("no port \"{name}\" under [desktop.ports]")),
+        },
+        Backend::DesktopPorts(ranges) if ranges.is_empty() => Err("no port is allowed".to_owned()),
+        Backend::DesktopPorts(ranges) => Ok(Destination::DesktopPorts(ranges.clone())),
+        Backend::Upstream(name) => match config.upstreams.get(name) {
+            Some(upstream) if upstream.port == 0 => Err(format!("upstreams.{name}.port is 0")),
+            Some(upstream) => Ok(Destination::Upstream(upstream.clone())),
+            None => Err(format!("no service \"{name}\" under [upstreams]")),
+        },
+        Backend::Text(text) => {
+            Ok(Destination::Text(text.replace("{node}", &config.server.node_name)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
