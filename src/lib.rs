@@ -21,4 +21,6 @@
 
 pub mod auth;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod route;
