@@ -5,22 +5,30 @@
 //! the web client. A request in eight hops:
 //!
 //! 1. a listener of pingora accepts, terminates TLS and parses HTTP;
-//! 2. `proxy` opens the access log record and asks, in this order:
+//! 2. [`proxy`] opens the access log record and asks, in this order:
 //! 3. [`route`]: which row takes the normalised path?
 //! 4. [`auth`]: which desktop does the token open? (locate, verify, open, confine)
-//! 5. `upstream`: which addresses does it have?
-//! 6. `proxy` rewrites the head by its header rules;
-//! 7. `upstream` connects, or pingora does for plain HTTP;
-//! 8. `tunnel` relays the bytes of an upgrade, pingora those of plain HTTP.
+//! 5. [`upstream`]: which addresses does it have?
+//! 6. [`proxy`] rewrites the head by its header rules;
+//! 7. [`upstream`] connects, or pingora does for plain HTTP;
+//! 8. [`tunnel`] relays the bytes of an upgrade, pingora those of plain HTTP.
 //!
-//! An error at any hop goes to `respond`, the one room that chooses a status.
+//! An error at any hop goes to [`respond`], the one room that chooses a status.
 //!
 //! [`config`], [`route`] and [`auth`] are plain synchronous Rust without sockets, files or clocks:
-//! every decision about security is made there. `server` composes the rooms.
+//! every decision about security is made there. [`server`] composes the rooms.
 #![deny(missing_docs)]
 
 pub mod auth;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod error;
+pub mod proxy;
+mod redact;
+pub mod respond;
 pub mod route;
+pub mod server;
+pub mod telemetry;
+pub mod tunnel;
+pub mod upstream;

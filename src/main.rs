@@ -1,3 +1,12 @@
-//! The `deskgate` command.
+//! The `deskgate` command: arguments, exit codes, and nothing else.
 
-fn main() {}
+mod command;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    command::main()
+}

@@ -1,0 +1,84 @@
+//! `deskgate demo`: fresh keys, stand-ins, and the real gateway in front of them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use deskgate::auth::mint::{KeySet, Minter};
+use deskgate::config::Config;
+use deskgate::demo::{Mint, Options, Standins};
+use deskgate::server::{self, KeyTexts};
+use deskgate::telemetry;
+use zeroize::Zeroizing;
+
+use super::{Failure, say};
+
+/// Size of the demo's keys, that of current installations.
+const KEY_BITS: usize = 2048;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Address to serve on.
+    #[arg(long, default_value = "127.0.0.1:30443")]
+    listen: SocketAddr,
+    /// Folder of the npm package @novnc/novnc.
+    #[arg(long, value_name = "DIR")]
+    novnc: Option<PathBuf>,
+    /// Life of the demo's tokens; the page renews them in time.
+    #[arg(long, default_value = "420s", value_parser = humantime_serde::re::humantime::parse_duration)]
+    token_life: Duration,
+}
+
+/// Mints with keys that live as long as the process.
+struct MemoryKeys(Minter);
+
+impl Mint for MemoryKeys {
+    fn mint(&self, target: &str, ttl: Duration) -> Option<String> {
+        #[expect(clippy::disallowed_methods, reason = "pyos's clock, not the gateway's")]
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        self.0.mint(target, now.as_secs(), ttl.as_secs()).ok()
+    }
+}
+
+pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
+    let keys = KeySet::generate(KEY_BITS).map_err(Failure::other)?;
+    let minter = Minter::new(keys.signing_private.as_bytes(), keys.payload_public.as_bytes())
+        .map_err(Failure::other)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let options = Options { novnc: arguments.novnc.clone(), token_life: arguments.token_life };
+    let standins = runtime.block_on(Standins::start(options, Arc::new(MemoryKeys(minter))))?;
+    let layered = Config::from_text("demo", &configuration(arguments.listen, &standins))?;
+    let texts = KeyTexts {
+        signing: vec![("demo".into(), Zeroizing::new(keys.signing_public.into_bytes()))],
+        payload: vec![("demo".into(), Zeroizing::new(keys.payload_private.as_bytes().to_vec()))],
+    };
+    let gateway = server::build(&layered, &texts)?;
+    let _flush = telemetry::start(&layered.config.log);
+    say(&format!(
+        "deskgate demo: open http://localhost:{}/ and choose a user. Ctrl-C ends it.\n",
+        arguments.listen.port()
+    ))?;
+    server::run(gateway, &layered.config).map_err(Failure::other)
+}
+
+/// The shipped configuration with the stand-ins behind it.
+fn configuration(listen: SocketAddr, standins: &Standins) -> String {
+    let upstream = |name: &str, address: SocketAddr| {
+        format!("[upstreams.{name}]\nhost = \"{}\"\nport = {}\n", address.ip(), address.port())
+    };
+    let cidrs: Vec<_> =
+        standins.desktops.iter().map(|desktop| format!("\"{}/32\"", desktop.address)).collect();
+    let ports = &standins.ports;
+    [
+        format!("[listen]\nhttp = [\"{listen}\"]\n[log]\nformat = \"combined\"\n"),
+        format!("[desktop]\ncidrs = [{}]\n[desktop.ports]\n", cidrs.join(", ")),
+        format!("vnc = {}\nspawner = {}\nfiler = {}\n", ports.vnc, ports.spawner, ports.filer),
+        format!("terminals = {}\nbroadcast = {}\n", ports.terminals, ports.broadcast),
+        upstream("pyos", standins.pyos),
+        upstream("website", standins.website),
+        upstream("speedtest", standins.speedtest),
+    ]
+    .concat()
+}

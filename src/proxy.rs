@@ -1,0 +1,332 @@
+//! The gateway on pingora's phases: a few lines per phase, each calling a room.
+//!
+//! A request goes `request_filter` → [`Gateway::plan`] (route, token, target) → either
+//! [`Gateway::open_tunnel`] or pingora's own way through `upstream_peer`,
+//! `upstream_request_filter` and `response_filter`. Every error ends in `fail_to_proxy`, which
+//! asks [`crate::respond`]; there is no other way to answer with an error.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error as PingoraError, Result};
+
+use crate::auth::token::{locate, without_token};
+use crate::auth::{Authenticator, Desktop};
+use crate::config::Listen;
+use crate::error::Error;
+use crate::respond;
+use crate::route::{Destination, Found, NormalPath, Table};
+use crate::telemetry::access_log::{InFlight, Record};
+use crate::upstream::{self, Upstreams};
+
+mod client;
+mod clock;
+mod context;
+mod headers;
+mod record;
+mod refusal;
+
+pub use context::Context;
+
+use client::Client;
+use context::Plan;
+
+/// The rooms that a request goes through.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The routes.
+    pub table: Table,
+    /// Token to desktop.
+    pub authenticator: Authenticator,
+    /// Names to addresses.
+    pub upstreams: Upstreams,
+    /// Settings of the client's side.
+    pub listen: Listen,
+    /// Requests and tunnels under way.
+    pub in_flight: InFlight,
+}
+
+impl Gateway {
+    /// Decides what becomes of a request before anything is connected: path, route, token, target,
+    /// in this order.
+    async fn plan(
+        &self,
+        head: &RequestHeader,
+        client: Client,
+        record: &mut Record,
+    ) -> Result<Plan, Error> {
+        let (path, query) = path_and_query(head)?;
+        let found = self.table.find(&path).ok_or(Error::NoRoute)?;
+        record.route.clone_from(&found.route.row.name);
+        let desktop = self.authenticate(&found, head, query, record).await?;
+        let port = match &found.route.backend {
+            Destination::Text(_) => 0,
+            Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
+                found.port().ok_or(Error::PortRefused)?
+            }
+        };
+        let limit = found.route.row.limits.body.as_u64();
+        if content_length(head).is_some_and(|length| length > limit) {
+            return Err(Error::BodyTooLarge);
+        }
+        let query = match (found.route.row.token, query) {
+            (Some(place), Some(query)) => without_token(place, query),
+            (None, query) => query.map(ToOwned::to_owned),
+            (Some(_), None) => None,
+        };
+        Ok(Plan {
+            route: Arc::clone(found.route),
+            client,
+            desktop,
+            target: found.upstream_target(&path, query.as_deref()),
+            port,
+            addresses: Vec::new(),
+            attempt: 0,
+            received: 0,
+        })
+    }
+
+    /// The desktop that the request's token opens, for routes that take a token.
+    async fn authenticate(
+        &self,
+        found: &Found<'_, '_>,
+        head: &RequestHeader,
+        query: Option<&str>,
+        record: &mut Record,
+    ) -> Result<Option<Arc<Desktop>>, Error> {
+        let Some(place) = found.route.row.token else { return Ok(None) };
+        let header = head.headers.get(headers::TOKEN_HEADER).map(|value| value.as_bytes());
+        let token = locate(place, query, header, found.captures.token)?;
+        record.token = Some(token.fingerprint());
+        Ok(Some(self.authenticator.authenticate(token, clock::now()).await?))
+    }
+
+    /// The addresses behind a plan's route.
+    async fn addresses(&self, plan: &Plan) -> Result<Vec<SocketAddr>, Error> {
+        let found = match (&plan.route.backend, &plan.desktop) {
+            (Destination::Upstream(upstream), _) => self.upstreams.fixed(upstream).await,
+            (_, Some(desktop)) => self.upstreams.desktop(&desktop.target, plan.port).await,
+            (_, None) => Err(upstream::Error::NoSuchName),
+        };
+        Ok(found?)
+    }
+
+    /// Connects an upgrade to its pod and hands both streams to the relay, or passes on the pod's
+    /// refusal.
+    async fn open_tunnel(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        plan: &Plan,
+    ) -> Result<()> {
+        let mut head = session.req_header().clone();
+        headers::to_upstream(&mut head, &plan.rules(session, true))?;
+        let addresses = self.addresses(plan).await?;
+        let timeouts = &plan.route.row.timeouts;
+        let pod = upstream::send_head(&addresses, timeouts, head).await.map_err(Error::from)?;
+        let Some(mut answer) = pod.resp_header().cloned() else {
+            return Err(Error::from(upstream::Error::InvalidResponse).into());
+        };
+        headers::to_client(&mut answer);
+        if answer.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return refusal::pass_on(session, pod, answer).await;
+        }
+        let Some(mut record) = ctx.record.take() else { return Ok(()) };
+        record.status = 101;
+        crate::tunnel::start(session, pod, &answer, timeouts, record).await
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::default()
+    }
+
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+        session.set_keepalive(Some(self.listen.keepalive.as_secs().max(1)));
+        session.set_read_timeout(Some(self.listen.read_timeout));
+        session.set_write_timeout(Some(self.listen.write_timeout));
+        session.set_total_drain_timeout(Some(self.listen.read_timeout));
+        session.set_pipelining_enabled(true);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        let client = Client::new(
+            session.client_addr().and_then(|peer| peer.as_inet()).map(|peer| peer.ip()),
+            &session.req_header().headers,
+            &self.listen.trusted_proxies,
+        );
+        let record = record::open(session, client.address, self.in_flight.clone());
+        let record = ctx.record.insert(record);
+        let plan = self.plan(session.req_header(), client, record).await?;
+        if let Destination::Text(text) = &plan.route.backend {
+            respond::write_text(session, text).await?;
+            return Ok(true);
+        }
+        match headers::is_websocket_upgrade(session.req_header()) {
+            Some(valid) if plan.route.row.websocket => {
+                if !valid {
+                    return Err(Error::InvalidUpgrade.into());
+                }
+                self.open_tunnel(session, ctx, &plan).await?;
+                return Ok(true);
+            }
+            // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
+            Some(_) | None => ctx.plan = Some(plan),
+        }
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        let plan = ctx.plan.as_mut().ok_or(Error::NoRoute)?;
+        if plan.addresses.is_empty() {
+            plan.addresses = self.addresses(plan).await?;
+        }
+        let address = plan.addresses.get(plan.attempt).copied();
+        let address = address.ok_or(Error::Upstream(upstream::Error::ConnectFailed))?;
+        Ok(Box::new(upstream::peer(address, &plan.route.row.timeouts)))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<PingoraError>,
+    ) -> Box<PingoraError> {
+        // Nothing was sent, so the next address may be tried whatever the method.
+        if let Some(plan) = &mut ctx.plan {
+            plan.attempt += 1;
+            error.set_retry(plan.attempt < plan.addresses.len());
+        }
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<PingoraError>,
+        _: &mut Context,
+        reused: bool,
+    ) -> Box<PingoraError> {
+        // pingora's default rule, without writing the peer's address into the error.
+        if session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated()
+        {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        head: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let plan = ctx.plan.as_ref().ok_or(Error::NoRoute)?;
+        headers::to_upstream(head, &plan.rules(session, false))
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let (Some(plan), Some(body)) = (&mut ctx.plan, body) else { return Ok(()) };
+        plan.received += body.len() as u64;
+        if plan.received > plan.route.row.limits.body.as_u64() {
+            return Err(Error::BodyTooLarge.into());
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        head: &mut ResponseHeader,
+        _: &mut Context,
+    ) -> Result<()> {
+        headers::to_client(head);
+        Ok(())
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &PingoraError,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let Some(problem) = respond::classify(error) else {
+            record::note(ctx, "client_gone");
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        record::note(ctx, problem.reason);
+        let kept = respond::write(session, &problem).await.unwrap_or(false);
+        FailToProxy { error_code: problem.status.as_u16(), can_reuse_downstream: kept }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&PingoraError>, ctx: &mut Context) {
+        // A tunnel has taken the record along, and the session with it.
+        if let Some(record) = &mut ctx.record {
+            record::close(record, session);
+        }
+        ctx.record = None;
+    }
+
+    fn request_summary(&self, _: &Session, _: &Context) -> String {
+        String::new() // The default prints the request target, tokens included.
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &PingoraError) -> bool {
+        true // The access log has it.
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Context,
+        _: &PingoraError,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// The normalised path and the raw query of a request.
+fn path_and_query(head: &RequestHeader) -> Result<(NormalPath, Option<&str>), Error> {
+    let raw = head.raw_path();
+    // The absolute form (RFC 9112 §3.2.2) holds a scheme and a host first.
+    let raw = match raw.first() {
+        Some(b'/') => raw,
+        _ => head.uri.path_and_query().map_or(raw, |target| target.as_str().as_bytes()),
+    };
+    let (path, query) = match raw.iter().position(|byte| *byte == b'?') {
+        Some(mark) => (raw.get(..mark).unwrap_or(raw), raw.get(mark + 1..)),
+        None => (raw, None),
+    };
+    // A query that is no text carries no token and goes nowhere.
+    let query = query.and_then(|query| std::str::from_utf8(query).ok());
+    Ok((NormalPath::parse(path)?, query))
+}
+
+fn content_length(head: &RequestHeader) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}

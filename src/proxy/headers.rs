@@ -1,0 +1,217 @@
+//! Header rules: what of a request reaches an upstream, what of a response reaches the client.
+
+use http::header::{self, HeaderName, HeaderValue};
+use pingora::Result;
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::client::Client;
+use crate::config::{HostRule, Upstream};
+use crate::redact;
+use crate::route::{Destination, Route};
+
+/// Belongs to one connection only (RFC 9110 §7.6.1), besides what `Connection` names.
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+];
+
+/// What only a trusted proxy may say of the client.
+const FORWARDED: [&str; 6] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Carries the desktop token to deskgate, and the user token to pyos.
+pub(super) const TOKEN_HEADER: &str = "abcauthorization";
+
+/// Everything the rules for a request depend on.
+#[derive(Debug)]
+pub(super) struct Rules<'a> {
+    pub(super) route: &'a Route,
+    pub(super) client: &'a Client,
+    /// Request target for the upstream, without the token.
+    pub(super) target: &'a str,
+    /// Port of the user's pod, for its `Host`.
+    pub(super) port: u16,
+    /// `http` or `https`, as the client connected to us.
+    pub(super) scheme: &'static str,
+    /// Keep the upgrade headers.
+    pub(super) upgrade: bool,
+}
+
+/// Turns the client's request head into the upstream's, in place.
+pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result<()> {
+    let host = host_of(head);
+    strip_hop_by_hop(head);
+    if rules.upgrade {
+        head.insert_header(header::CONNECTION, "upgrade")?;
+        head.insert_header(header::UPGRADE, "websocket")?;
+    }
+    // Other servers take `X_Real_IP` for `X-Real-IP`, and a pod trusts a header `broadcast_cookie`.
+    remove_all(head, |name| name.as_str().contains('_'));
+    forwarded(head, rules, host.as_ref())?;
+    if rules.route.leads_to_a_desktop() {
+        // A pod runs what its user likes: it gets no credentials (and asks for none).
+        remove_all(head, |name| name == TOKEN_HEADER || name == header::AUTHORIZATION);
+        scrub_referer(head)?;
+    }
+    set_host(head, rules, host.as_ref())?;
+    let target = rules.target.parse::<http::Uri>();
+    if let Ok(uri) = target {
+        head.set_uri(uri);
+    }
+    head.set_raw_path(rules.target.as_bytes())
+}
+
+/// Turns the upstream's response head into the client's, in place.
+pub(super) fn to_client(head: &mut ResponseHeader) {
+    head.remove_header(&header::SERVER);
+    let inert: Vec<_> = head
+        .headers
+        .keys()
+        // Orders to a proxy: a pod could redirect a request inside of us.
+        .filter(|name| name.as_str().starts_with("x-accel-"))
+        .cloned()
+        .collect();
+    for name in inert {
+        head.remove_header(&name);
+    }
+}
+
+/// Whether a request asks for a WebSocket (RFC 6455 §4.2.1); `None` if it asks for no upgrade.
+pub(super) fn is_websocket_upgrade(head: &RequestHeader) -> Option<bool> {
+    let upgrade = head.headers.get(header::UPGRADE)?;
+    let connection = tokens(head, &header::CONNECTION).any(|token| token == "upgrade");
+    Some(
+        head.method == http::Method::GET
+            && head.version == http::Version::HTTP_11
+            && connection
+            && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")
+            && head.headers.get("sec-websocket-key").is_some()
+            && head.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
+            && !head.headers.contains_key(header::TRANSFER_ENCODING),
+    )
+}
+
+/// The client's `Host`, or the authority of its request target (HTTP/2, absolute form).
+pub(super) fn host_of(head: &RequestHeader) -> Option<HeaderValue> {
+    let authority = || {
+        let authority = head.uri.authority()?;
+        HeaderValue::from_str(authority.as_str()).ok()
+    };
+    head.headers.get(header::HOST).cloned().or_else(authority)
+}
+
+fn tokens<'a>(
+    head: &'a RequestHeader,
+    name: &HeaderName,
+) -> impl Iterator<Item = String> + use<'a> {
+    head.headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|token| token.trim().to_ascii_lowercase())
+}
+
+fn strip_hop_by_hop(head: &mut RequestHeader) {
+    let named: Vec<_> = tokens(head, &header::CONNECTION).collect();
+    remove_all(head, |name| {
+        HOP_BY_HOP.contains(&name.as_str())
+            // Never what frames or routes the message, whatever `Connection` claims.
+            || (named.iter().any(|token| token == name.as_str())
+                && name != header::HOST
+                && name != header::CONTENT_LENGTH
+                && name != header::TRANSFER_ENCODING)
+    });
+}
+
+fn remove_all(head: &mut RequestHeader, unwanted: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<_> = head.headers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in names {
+        head.remove_header(&name);
+    }
+}
+
+/// `X-Forwarded-*` and `X-Real-IP`: ours, or a trusted proxy's with the proxy added to the list.
+fn forwarded(
+    head: &mut RequestHeader,
+    rules: &Rules<'_>,
+    host: Option<&HeaderValue>,
+) -> Result<()> {
+    let client = rules.client;
+    if !client.trusted {
+        remove_all(head, |name| FORWARDED.contains(&name.as_str()));
+    }
+    if let Some(peer) = client.peer {
+        let mut list: Vec<String> = head
+            .headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|line| line.to_str().ok().map(ToOwned::to_owned))
+            .collect();
+        list.push(peer.to_string());
+        head.insert_header("X-Forwarded-For", list.join(", "))?;
+    }
+    if let Some(address) = client.address {
+        head.insert_header("X-Real-IP", address.to_string())?;
+    }
+    if !head.headers.contains_key("x-forwarded-proto") {
+        head.insert_header("X-Forwarded-Proto", rules.scheme)?;
+    }
+    match host {
+        Some(host) if !head.headers.contains_key("x-forwarded-host") => {
+            head.insert_header("X-Forwarded-Host", host.clone())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The address of a `/container/<token>/...` page holds the token.
+fn scrub_referer(head: &mut RequestHeader) -> Result<()> {
+    let referer = head.headers.get(header::REFERER).map(|value| value.to_str().unwrap_or(""));
+    let Some(referer) = referer else { return Ok(()) };
+    let scrubbed = redact::scrub(referer);
+    if scrubbed == referer {
+        return Ok(());
+    }
+    let scrubbed = scrubbed.into_owned();
+    head.insert_header(header::REFERER, scrubbed)
+}
+
+fn set_host(head: &mut RequestHeader, rules: &Rules<'_>, host: Option<&HeaderValue>) -> Result<()> {
+    let client_host = host.and_then(|host| host.to_str().ok()).map(without_port);
+    let value = match (rules.route.row.host, &rules.route.backend, client_host) {
+        (HostRule::Client, _, Some(host)) => host,
+        (_, Destination::Upstream(Upstream { host, port: 80 }), _) => host.clone(),
+        (_, Destination::Upstream(Upstream { host, port }), _) => format!("{host}:{port}"),
+        // A pod's address is nobody's business, its own included: no pod looks at `Host`.
+        (_, Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Text(_), _) => {
+            format!("desktop:{}", rules.port)
+        }
+    };
+    head.insert_header(header::HOST, value)
+}
+
+/// A host in lower case without its port, as nginx's `$host`.
+fn without_port(host: &str) -> String {
+    let name = match host.rsplit_once(':') {
+        // The last colon of a bracketed IPv6 address is not a port's.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests;

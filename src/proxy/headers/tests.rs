@@ -1,0 +1,180 @@
+use super::*;
+use crate::config::Config;
+use crate::route::{NormalPath, Table};
+use proptest::prelude::*;
+
+/// Sends a head through the rules of the row that takes `path`.
+fn sent(path: &str, headers: &[(&str, &str)], trusted: bool) -> RequestHeader {
+    let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
+    let path = NormalPath::parse(path.as_bytes()).unwrap();
+    let found = table.find(&path).unwrap();
+    let mut head = RequestHeader::build("GET", path.as_str().as_bytes(), None).unwrap();
+    for (name, value) in headers {
+        head.append_header((*name).to_owned(), (*value).to_owned()).unwrap();
+    }
+    let peer = Some("203.0.113.9".parse().unwrap());
+    let client = Client { address: peer, peer, trusted };
+    let rules = Rules {
+        route: found.route,
+        client: &client,
+        target: "/target?q",
+        port: found.port().unwrap(),
+        scheme: "http",
+        upgrade: false,
+    };
+    to_upstream(&mut head, &rules).unwrap();
+    head
+}
+
+fn value<'a>(head: &'a RequestHeader, name: &str) -> Option<&'a str> {
+    head.headers.get(name).map(|value| value.to_str().unwrap())
+}
+
+#[test]
+fn hop_by_hop_headers_and_those_that_connection_names_stay_here() {
+    let head = sent(
+        "/API/x",
+        &[
+            ("connection", "keep-alive, X-Mine, host, content-length"),
+            ("x-mine", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("proxy-connection", "close"),
+            ("content-length", "0"),
+            ("host", "desk.example"),
+            ("x-other", "2"),
+        ],
+        false,
+    );
+    for name in ["connection", "x-mine", "keep-alive", "te", "upgrade", "proxy-connection"] {
+        assert_eq!(value(&head, name), None, "{name}");
+    }
+    assert_eq!(value(&head, "x-other"), Some("2"));
+    assert_eq!(value(&head, "content-length"), Some("0"));
+    assert_eq!(value(&head, "host"), Some("desk.example"));
+}
+
+#[test]
+fn only_a_trusted_proxy_speaks_for_the_client() {
+    let spoofed = [
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-real-ip", "1.1.1.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-forwarded-port", "1"),
+        ("forwarded", "for=1.1.1.1"),
+        ("host", "Desk.Example:30443"),
+    ];
+    let head = sent("/API/x", &spoofed, false);
+    assert_eq!(value(&head, "x-forwarded-for"), Some("203.0.113.9"));
+    assert_eq!(value(&head, "x-real-ip"), Some("203.0.113.9"));
+    assert_eq!(value(&head, "x-forwarded-proto"), Some("http"));
+    assert_eq!(value(&head, "x-forwarded-host"), Some("Desk.Example:30443"));
+    assert_eq!(value(&head, "x-forwarded-port"), None);
+    assert_eq!(value(&head, "forwarded"), None);
+    let head = sent("/API/x", &spoofed, true);
+    assert_eq!(value(&head, "x-forwarded-for"), Some("1.1.1.1, 203.0.113.9"));
+    assert_eq!(value(&head, "x-forwarded-proto"), Some("https"));
+    assert_eq!(value(&head, "x-forwarded-host"), Some("evil.example"));
+}
+
+#[test]
+fn credentials_reach_pyos_and_never_a_pod() {
+    let credentials =
+        [("abcauthorization", "Bearer a"), ("authorization", "Basic b"), ("cookie", "c=d")];
+    let head = sent("/API/x", &credentials, false);
+    assert_eq!(value(&head, "abcauthorization"), Some("Bearer a"));
+    assert_eq!(value(&head, "authorization"), Some("Basic b"));
+    let head = sent("/filer", &credentials, false);
+    assert_eq!(value(&head, "abcauthorization"), None);
+    assert_eq!(value(&head, "authorization"), None);
+    assert_eq!(value(&head, "cookie"), Some("c=d"));
+}
+
+#[test]
+fn a_referer_takes_no_token_to_a_pod() {
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJoYXNoIjoiYWJjIn0.c2lnbmF0dXJl";
+    let referer = format!("https://desk.example/container/{token}/8080/a?b");
+    let head = sent("/filer", &[("referer", &referer)], false);
+    let sent = value(&head, "referer").unwrap();
+    assert!(!sent.contains(token) && sent.ends_with("/8080/a?b"), "{sent}");
+}
+
+#[test]
+fn each_row_has_its_host() {
+    let host = [("host", "Desk.Example:30443")];
+    for (path, want) in [
+        ("/API/x", "desk.example"),
+        ("/spawner", "desk.example"),
+        ("/filer", "desktop:29783"),
+        ("/index.html", "website"),
+        ("/speedtest/x", "speedtest"),
+    ] {
+        assert_eq!(value(&sent(path, &host, false), "host"), Some(want), "{path}");
+    }
+    assert_eq!(without_port("[2001:DB8::1]:80"), "[2001:db8::1]");
+    assert_eq!(without_port("[2001:db8::1]"), "[2001:db8::1]");
+    assert_eq!(without_port("desk"), "desk");
+}
+
+#[test]
+fn the_target_is_what_the_plan_says() {
+    let head = sent("/container/T/8080/x", &[("host", "desk")], false);
+    assert_eq!(head.raw_path(), b"/target?q");
+}
+
+#[test]
+fn only_whole_websocket_requests_are_upgrades() {
+    let whole = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let judge = |method: &str, headers: &[(&'static str, &str)]| {
+        let mut head = RequestHeader::build(method, b"/", None).unwrap();
+        for (name, value) in headers {
+            head.append_header(*name, *value).unwrap();
+        }
+        is_websocket_upgrade(&head)
+    };
+    assert_eq!(judge("GET", &whole), Some(true));
+    assert_eq!(judge("GET", &[]), None);
+    assert_eq!(judge("POST", &whole), Some(false));
+    for missing in 0..whole.len() {
+        let mut part = whole.to_vec();
+        part.remove(missing);
+        assert_ne!(judge("GET", &part), Some(true), "without {:?}", whole[missing]);
+    }
+    assert_eq!(judge("GET", &[&whole[..], &[("content-length", "5")]].concat()), Some(false));
+    let chunked = [&whole[..], &[("transfer-encoding", "chunked")]].concat();
+    assert_eq!(judge("GET", &chunked), Some(false));
+}
+
+#[test]
+fn orders_to_a_proxy_are_inert() {
+    let mut head = ResponseHeader::build(200, None).unwrap();
+    for (name, value) in [
+        ("server", "nginx"),
+        ("x-accel-redirect", "/secret"),
+        ("x-accel-buffering", "no"),
+        ("set-cookie", "a=b"),
+        ("location", "/x"),
+    ] {
+        head.insert_header(name, value).unwrap();
+    }
+    to_client(&mut head);
+    let mut left: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["location", "set-cookie"]);
+}
+
+proptest! {
+    #[test]
+    fn no_header_with_an_underscore_reaches_an_upstream(
+        name in "[a-zA-Z]{1,8}_[a-zA-Z_-]{1,8}",
+    ) {
+        let head = sent("/broadcast", &[(&name, "x")], false);
+        prop_assert!(head.headers.keys().all(|name| !name.as_str().contains('_')));
+    }
+}

@@ -1,0 +1,76 @@
+//! Fills a request's access log record.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use http::{Version, header};
+use pingora::proxy::Session;
+
+use super::context::Context;
+use super::headers;
+use crate::redact;
+use crate::telemetry::access_log::{InFlight, Record};
+
+/// nginx's code for "the client left before there was a response".
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// Longest field of the client's that is kept, in bytes: what is logged has a bound.
+const MAX_FIELD: usize = 2048;
+
+/// Opens the record of a request.
+pub(super) fn open(session: &Session, client: Option<IpAddr>, in_flight: InFlight) -> Record {
+    let head = session.req_header();
+    let field = |name| {
+        let value = head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        value.map(|value| kept(&value)).unwrap_or_default()
+    };
+    let host = headers::host_of(head);
+    Record {
+        start: Instant::now(),
+        client,
+        method: kept(head.method.as_str()),
+        target: kept(&String::from_utf8_lossy(head.raw_path())),
+        version: match head.version {
+            Version::HTTP_2 => "HTTP/2.0",
+            Version::HTTP_11 => "HTTP/1.1",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/0.9",
+        },
+        host: host.map(|host| kept(&String::from_utf8_lossy(host.as_bytes()))).unwrap_or_default(),
+        referer: field(header::REFERER),
+        user_agent: field(header::USER_AGENT),
+        route: String::new(),
+        token: None,
+        status: CLIENT_CLOSED_REQUEST,
+        received: 0,
+        sent: 0,
+        reason: "",
+        in_flight,
+    }
+}
+
+/// Notes why a request failed.
+pub(super) fn note(ctx: &mut Context, reason: &'static str) {
+    if let Some(record) = &mut ctx.record {
+        record.reason = reason;
+    }
+}
+
+/// Adds what became of the request.
+pub(super) fn close(record: &mut Record, session: &Session) {
+    if let Some(written) = session.response_written() {
+        record.status = written.status.as_u16();
+    }
+    record.received = session.body_bytes_read() as u64;
+    record.sent = session.body_bytes_sent() as u64;
+}
+
+/// Text without tokens, cut to what is kept.
+fn kept(text: &str) -> String {
+    let scrubbed = redact::scrub(text);
+    let mut end = scrubbed.len().min(MAX_FIELD);
+    while !scrubbed.is_char_boundary(end) {
+        end -= 1;
+    }
+    scrubbed.get(..end).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,280 @@
+//! Error to response: the only room that chooses a status or a body.
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::Session;
+use pingora::{Error as PingoraError, ErrorSource, ErrorType, Result};
+
+use crate::error::Error;
+use crate::upstream;
+
+/// What the client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Status of the response.
+    pub status: StatusCode,
+    /// Fixed name of the failure for logs and metrics.
+    pub reason: &'static str,
+    /// Fixed name for the client. One word for every refused token: why is nobody's business.
+    pub error: &'static str,
+    /// A sentence for the user; never an internal detail.
+    pub message: &'static str,
+}
+
+const fn problem(status: StatusCode, reason: &'static str, message: &'static str) -> Problem {
+    Problem { status, reason, error: reason, message }
+}
+
+/// The problem behind an error of the proxy, or nothing if nobody is left to answer.
+#[must_use]
+pub fn classify(error: &PingoraError) -> Option<Problem> {
+    match error.root_cause().downcast_ref::<Error>() {
+        Some(ours) => Some(of(*ours)),
+        None => of_pingora(error),
+    }
+}
+
+/// Every failure of ours. No wildcard: a new failure does not compile until someone chooses here.
+fn of(error: Error) -> Problem {
+    let reason = error.reason();
+    let (status, message) = match error {
+        Error::Auth(_) => (
+            StatusCode::UNAUTHORIZED,
+            "The desktop token is missing, invalid or expired. Please reload the page.",
+        ),
+        Error::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
+        Error::InvalidPath(_) => (StatusCode::BAD_REQUEST, "The address is not valid."),
+        Error::InvalidUpgrade => {
+            (StatusCode::BAD_REQUEST, "This is not a valid WebSocket request.")
+        }
+        Error::NoRoute => (StatusCode::NOT_FOUND, "There is nothing at this address."),
+        Error::PortRefused => (StatusCode::FORBIDDEN, "This port of the desktop is not open."),
+        Error::Upstream(upstream) => of_upstream(upstream),
+    };
+    let error = if matches!(error, Error::Auth(_)) { "unauthorized" } else { reason };
+    Problem { status, reason, error, message }
+}
+
+fn of_upstream(error: upstream::Error) -> (StatusCode, &'static str) {
+    match error {
+        upstream::Error::ConnectTimeout
+        | upstream::Error::NameTimeout
+        | upstream::Error::ResponseTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "The service behind this address does not answer.")
+        }
+        upstream::Error::ConnectFailed
+        | upstream::Error::InvalidResponse
+        | upstream::Error::NoSuchName
+        | upstream::Error::NameFailed => {
+            (StatusCode::BAD_GATEWAY, "The service behind this address cannot be reached.")
+        }
+    }
+}
+
+/// Failures that pingora found, by whose side they are on.
+fn of_pingora(error: &PingoraError) -> Option<Problem> {
+    let problem = match (error.esource(), error.etype()) {
+        (_, ErrorType::HTTPStatus(413)) => of(Error::BodyTooLarge),
+        (ErrorSource::Upstream, ErrorType::ConnectTimedout) => {
+            of(upstream::Error::ConnectTimeout.into())
+        }
+        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
+            of(upstream::Error::ResponseTimeout.into())
+        }
+        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => {
+            of(upstream::Error::InvalidResponse.into())
+        }
+        (ErrorSource::Upstream, _) => of(upstream::Error::ConnectFailed.into()),
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
+            problem(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request took too long.")
+        }
+        (
+            ErrorSource::Downstream,
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectionClosed,
+        ) => return None,
+        (ErrorSource::Downstream, _) => {
+            problem(StatusCode::BAD_REQUEST, "bad_request", "The request is not valid.")
+        }
+        (ErrorSource::Internal | ErrorSource::Unset, _) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something went wrong. Please try again.",
+        ),
+    };
+    Some(problem)
+}
+
+/// Answers a request with a problem. The connection stays open if nothing of the request is left
+/// unread; returns whether it did.
+///
+/// # Errors
+/// If the client is gone.
+pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
+    if session.response_written().is_some_and(|written| !written.status.is_informational()) {
+        // Half of an answer went out: only closing tells the client that it is incomplete.
+        return Ok(false);
+    }
+    let keep = session.is_body_done() && problem.status != StatusCode::BAD_REQUEST;
+    if !keep {
+        session.set_keepalive(None);
+    }
+    let (content_type, body) = if navigates(session.req_header()) {
+        ("text/html; charset=utf-8", page(problem))
+    } else {
+        ("application/json", json(problem))
+    };
+    let mut head = ResponseHeader::build(problem.status, Some(6))?;
+    head.insert_header(header::CONTENT_TYPE, content_type)?;
+    own_headers(&mut head)?;
+    write_whole(session, head, body.into()).await?;
+    Ok(keep)
+}
+
+/// Answers a request with a text of the configuration.
+///
+/// # Errors
+/// If the client is gone.
+pub async fn write_text(session: &mut Session, text: &str) -> Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
+    head.insert_header(header::CONTENT_TYPE, "text/plain")?;
+    own_headers(&mut head)?;
+    write_whole(session, head, Bytes::copy_from_slice(text.as_bytes())).await
+}
+
+/// Headers of every answer that deskgate itself makes.
+fn own_headers(head: &mut ResponseHeader) -> Result<()> {
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
+    head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
+    head.insert_header(header::X_FRAME_OPTIONS, "SAMEORIGIN")?;
+    head.insert_header(header::REFERRER_POLICY, "no-referrer")
+}
+
+async fn write_whole(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    let bodyless = session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(head), bodyless).await?;
+    if !bodyless {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Whether a person looks at the answer: browsers say so (Fetch Metadata), older ones ask for HTML.
+fn navigates(request: &RequestHeader) -> bool {
+    let value = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+    match value("sec-fetch-mode") {
+        Some(mode) => mode == "navigate",
+        None => {
+            request.method == Method::GET
+                && value("accept").is_some_and(|accept| accept.contains("text/html"))
+        }
+    }
+}
+
+/// The shape that the web client reads: `status`, `error`, `message`.
+fn json(problem: &Problem) -> String {
+    serde_json::json!({
+        "status": problem.status.as_u16(),
+        "error": problem.error,
+        "message": problem.message,
+    })
+    .to_string()
+}
+
+/// A page without external parts; all its text is fixed, so nothing needs escaping.
+fn page(problem: &Problem) -> String {
+    let status = problem.status.as_u16();
+    let title = problem.status.canonical_reason().unwrap_or("Error");
+    let message = problem.message;
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{status} {title}</title>\
+         <style>body{{font:1.1rem/1.5 system-ui,sans-serif;margin:15vh auto;max-width:34rem;\
+         padding:0 1rem;color:#223}}h1{{font-size:1.4rem}}small{{color:#667}}</style>\
+         <h1>{title}</h1><p>{message}</p><small>{status} {error}</small></html>",
+        error = problem.error,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth;
+    use crate::route::InvalidPath;
+
+    fn classify_ours(error: Error) -> Problem {
+        classify(&Box::<PingoraError>::from(error)).unwrap()
+    }
+
+    #[test]
+    fn our_errors_survive_their_way_through_pingora() {
+        let wrapped: Box<PingoraError> = Error::from(auth::Error::Expired).into();
+        let wrapped = wrapped.more_context("while proxying").into_down();
+        assert_eq!(classify(&wrapped).unwrap().status, StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn each_failure_has_its_status() {
+        for (error, status) in [
+            (Error::Auth(auth::Error::Missing), 401),
+            (Error::Auth(auth::Error::OutsidePolicy), 401),
+            (Error::BodyTooLarge, 413),
+            (Error::InvalidPath(InvalidPath::LeavesRoot), 400),
+            (Error::InvalidUpgrade, 400),
+            (Error::NoRoute, 404),
+            (Error::PortRefused, 403),
+            (Error::Upstream(upstream::Error::ConnectFailed), 502),
+            (Error::Upstream(upstream::Error::ConnectTimeout), 504),
+            (Error::Upstream(upstream::Error::InvalidResponse), 502),
+            (Error::Upstream(upstream::Error::NoSuchName), 502),
+            (Error::Upstream(upstream::Error::NameFailed), 502),
+            (Error::Upstream(upstream::Error::NameTimeout), 504),
+            (Error::Upstream(upstream::Error::ResponseTimeout), 504),
+        ] {
+            assert_eq!(classify_ours(error).status.as_u16(), status, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn every_refused_token_gets_the_same_body() {
+        let of = |error| classify_ours(Error::Auth(error));
+        assert_eq!(json(&of(auth::Error::BadSeal)), json(&of(auth::Error::Expired)));
+        assert_eq!(page(&of(auth::Error::BadSeal)), page(&of(auth::Error::Expired)));
+        assert_ne!(of(auth::Error::BadSeal).reason, of(auth::Error::Expired).reason);
+    }
+
+    #[test]
+    fn nobody_is_answered_once_the_client_is_gone() {
+        let gone = PingoraError::new_down(ErrorType::ConnectionClosed);
+        assert_eq!(classify(&gone), None);
+    }
+
+    #[test]
+    fn json_has_the_fields_the_web_client_reads() {
+        let value: serde_json::Value =
+            serde_json::from_str(&json(&classify_ours(Error::NoRoute))).unwrap();
+        assert_eq!(value["status"], 404);
+        assert_eq!(value["error"], "no_route");
+        assert!(value["message"].is_string());
+    }
+
+    #[test]
+    fn browsers_that_navigate_get_a_page() {
+        let request = |headers: &[(&'static str, &str)]| {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            for (name, value) in headers {
+                request.insert_header(*name, *value).unwrap();
+            }
+            navigates(&request)
+        };
+        assert!(request(&[("sec-fetch-mode", "navigate")]));
+        assert!(request(&[("accept", "text/html,*/*;q=0.8")]));
+        assert!(!request(&[("sec-fetch-mode", "cors"), ("accept", "text/html")]));
+        assert!(!request(&[("accept", "*/*")]));
+        assert!(!request(&[]));
+    }
+}

@@ -1,0 +1,59 @@
+//! When and how the process ends.
+//!
+//! SIGTERM lets requests and tunnels end by themselves for the configured time, SIGINT and a
+//! second SIGTERM end at once, SIGQUIT hands the listening sockets to a new process.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep};
+use tracing::{error, info};
+
+use crate::telemetry::access_log::InFlight;
+
+/// How often the number of requests under way is looked at while draining.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Waits for the signals that end the process.
+pub(super) struct Signals {
+    pub(super) in_flight: InFlight,
+    pub(super) drain: Duration,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::quit()),
+        );
+        let (Ok(mut term), Ok(mut int), Ok(mut quit)) = signals else {
+            error!("signals cannot be received");
+            return ShutdownSignal::FastShutdown;
+        };
+        tokio::select! {
+            _ = term.recv() => self.drain(&mut term, &mut int).await,
+            _ = int.recv() => ShutdownSignal::FastShutdown,
+            _ = quit.recv() => ShutdownSignal::GracefulUpgrade,
+        }
+    }
+}
+
+impl Signals {
+    async fn drain(&self, term: &mut Signal, int: &mut Signal) -> ShutdownSignal {
+        info!(under_way = self.in_flight.count(), limit = ?self.drain, "draining");
+        let deadline = Instant::now() + self.drain;
+        while self.in_flight.count() > 0 && Instant::now() < deadline {
+            tokio::select! {
+                () = sleep(TICK) => {}
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+            }
+        }
+        info!(left = self.in_flight.count(), "drained");
+        ShutdownSignal::FastShutdown
+    }
+}

@@ -1,0 +1,82 @@
+//! One line per request, written once, whatever becomes of the request.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::info;
+
+use crate::auth::Fingerprint;
+
+/// Requests and tunnels under way: each record holds one.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<()>);
+
+impl InFlight {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        Arc::strong_count(&self.0).saturating_sub(1)
+    }
+}
+
+/// What one request was and what became of it. The line is written when the record is dropped, so
+/// a request whose task is cancelled has its line too.
+#[derive(Debug)]
+pub struct Record {
+    /// Start of the request.
+    pub start: Instant,
+    /// Address of the client, by the rule for trusted proxies.
+    pub client: Option<IpAddr>,
+    /// Method.
+    pub method: String,
+    /// Path and query, without tokens.
+    pub target: String,
+    /// Protocol version.
+    pub version: &'static str,
+    /// `Host` that the client asked for.
+    pub host: String,
+    /// `Referer`, without tokens.
+    pub referer: String,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// Name of the route, empty if none was found.
+    pub route: String,
+    /// Fingerprint of the desktop token, if the route has one.
+    pub token: Option<Fingerprint>,
+    /// Status sent to the client; 499 if it left before there was one (nginx's code for that).
+    pub status: u16,
+    /// Bytes of the request's body, or from the client through the tunnel.
+    pub received: u64,
+    /// Bytes of the response's body, or to the client through the tunnel.
+    pub sent: u64,
+    /// Fixed name of the failure, or of the end of a tunnel.
+    pub reason: &'static str,
+    /// Counts as under way until the line is written.
+    pub in_flight: InFlight,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let client = self.client.map(|address| address.to_string()).unwrap_or_default();
+        let token = self.token.map(|fingerprint| fingerprint.to_string()).unwrap_or_default();
+        let duration = self.start.elapsed().as_secs_f64();
+        info!(
+            target: "access",
+            client,
+            method = self.method,
+            target = self.target,
+            version = self.version,
+            host = self.host,
+            status = self.status,
+            received = self.received,
+            sent = self.sent,
+            duration,
+            route = self.route,
+            token,
+            reason = self.reason,
+            referer = self.referer,
+            user_agent = self.user_agent,
+        );
+    }
+}

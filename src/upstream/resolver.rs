@@ -1,0 +1,262 @@
+//! Host names to addresses, with bounds on time, size and staleness.
+//!
+//! Names are always asked as absolute names; the search domains are only for hosts without a dot
+//! and never for a desktop's name. Caching is ours: the library neither clamps an answer's life
+//! below its TTL for failures nor serves an expired answer while no server answers (RFC 8767).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{TokioResolver, system_conf};
+use quick_cache::sync::Cache;
+use tokio::time::timeout;
+
+use super::Error;
+use crate::config::Dns;
+
+/// Most names remembered at a time.
+const CACHE_ENTRIES: usize = 4096;
+
+/// Most search domains tried for one host.
+const MAX_SEARCH: usize = 6;
+
+/// Whether an expired answer may serve while no server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Staleness {
+    /// For fixed services: better an old address than none.
+    Allowed,
+    /// For desktops: an old address may be another user's by now.
+    Refused,
+}
+
+/// Resolves hosts as the configuration says.
+#[derive(Debug)]
+pub struct Resolver {
+    hosts: HashMap<String, Arc<[IpAddr]>>,
+    search: Vec<String>,
+    client: TokioResolver,
+    cache: Cache<String, Arc<Answer>>,
+    limits: Limits,
+}
+
+/// The times of [`Dns`].
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    lookup: Duration,
+    min: Duration,
+    max: Duration,
+    negative: Duration,
+    stale: Duration,
+}
+
+/// What is known of a name; no address means that it does not exist.
+#[derive(Debug)]
+struct Answer {
+    addresses: Arc<[IpAddr]>,
+    fresh_until: Instant,
+    stale_until: Instant,
+    /// Someone is asking again; others take the expired answer meanwhile, where that is allowed.
+    refreshing: AtomicBool,
+}
+
+impl Answer {
+    fn result(&self) -> Result<Arc<[IpAddr]>, Error> {
+        if self.addresses.is_empty() {
+            Err(Error::NoSuchName)
+        } else {
+            Ok(Arc::clone(&self.addresses))
+        }
+    }
+}
+
+impl Resolver {
+    /// Checks and applies the configuration; reads the system's only where it is asked for.
+    ///
+    /// # Errors
+    /// `(key, message)` of the setting that cannot be used.
+    pub fn new(dns: &Dns) -> Result<Self, (&'static str, String)> {
+        let system = (dns.servers.is_empty() || dns.search.is_empty())
+            .then(system_conf::read_system_conf)
+            .and_then(Result::ok)
+            .map(|(config, _)| config);
+        let servers = if dns.servers.is_empty() {
+            system.as_ref().map(|config| config.name_servers().to_vec()).unwrap_or_default()
+        } else {
+            dns.servers
+                .iter()
+                .map(|text| server(text))
+                .collect::<Result<_, _>>()
+                .map_err(|message| ("dns.servers", message))?
+        };
+        let search = match (&system, dns.search.is_empty()) {
+            (Some(config), true) => config.search().iter().map(ToString::to_string).collect(),
+            _ => dns.search.clone(),
+        };
+        if dns.attempts == 0 {
+            return Err(("dns.attempts", "must be at least 1".to_owned()));
+        }
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        let client = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            .with_options(options(dns))
+            .build()
+            .map_err(|error| ("dns.servers", error.to_string()))?;
+        Ok(Self {
+            hosts: dns
+                .hosts
+                .iter()
+                .map(|(host, addresses)| (absolute(host), addresses.as_slice().into()))
+                .collect(),
+            search: search.iter().take(MAX_SEARCH).map(|domain| absolute(domain)).collect(),
+            client,
+            cache: Cache::new(CACHE_ENTRIES),
+            limits: Limits {
+                // Each attempt may fall back to TCP, each search domain is a question of its own.
+                lookup: dns.timeout.saturating_mul(u32::try_from(dns.attempts).unwrap_or(1) * 2),
+                min: dns.min_ttl,
+                max: dns.max_ttl.max(dns.min_ttl),
+                negative: dns.negative_ttl,
+                stale: dns.stale,
+            },
+        })
+    }
+
+    /// The addresses of a host: a literal, a configured one, a cached one, or asked now.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchName`], [`Error::NameFailed`] or [`Error::NameTimeout`].
+    pub async fn resolve(&self, host: &str, staleness: Staleness) -> Result<Arc<[IpAddr]>, Error> {
+        if let Ok(address) = host.trim_matches(['[', ']']).parse() {
+            return Ok(Arc::new([address]));
+        }
+        let host = absolute(host);
+        if let Some(addresses) = self.hosts.get(&host) {
+            return Ok(Arc::clone(addresses));
+        }
+        match self.cache.get(&host) {
+            Some(known) if Instant::now() < known.fresh_until => known.result(),
+            Some(known) => self.refresh(host, &known, staleness).await,
+            None => match self.cache.get_value_or_guard_async(&host).await {
+                Ok(known) => known.result(),
+                Err(guard) => {
+                    let answer = Arc::new(self.ask(&host).await?);
+                    let _ = guard.insert(Arc::clone(&answer));
+                    answer.result()
+                }
+            },
+        }
+    }
+
+    /// Asks again for an expired name.
+    async fn refresh(
+        &self,
+        host: String,
+        known: &Answer,
+        staleness: Staleness,
+    ) -> Result<Arc<[IpAddr]>, Error> {
+        let usable = staleness == Staleness::Allowed
+            && !known.addresses.is_empty()
+            && Instant::now() < known.stale_until;
+        if usable && known.refreshing.swap(true, Ordering::AcqRel) {
+            return known.result();
+        }
+        // If this request is given up while it asks, the next one asks.
+        let _asking = Asking(&known.refreshing);
+        match self.ask(&host).await {
+            Ok(answer) => {
+                let answer = Arc::new(answer);
+                self.cache.insert(host, Arc::clone(&answer));
+                answer.result()
+            }
+            Err(_) if usable => {
+                // Not again at every request while the servers are down.
+                let patience = Answer {
+                    addresses: Arc::clone(&known.addresses),
+                    fresh_until: Instant::now() + self.limits.lookup,
+                    stale_until: known.stale_until,
+                    refreshing: AtomicBool::new(false),
+                };
+                self.cache.insert(host, Arc::new(patience));
+                known.result()
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the servers. A name that does not exist is an answer; a failure is not.
+    async fn ask(&self, host: &str) -> Result<Answer, Error> {
+        let single = !host.trim_end_matches('.').contains('.');
+        let names = self.search.iter().filter(|_| single).map(|domain| format!("{host}{domain}"));
+        for name in names.chain([host.to_owned()]) {
+            let asked = timeout(self.limits.lookup, self.client.lookup_ip(name)).await;
+            let now = Instant::now();
+            match asked.map_err(|_| Error::NameTimeout)? {
+                Ok(found) => {
+                    let life = found.valid_until().saturating_duration_since(now);
+                    let life = life.clamp(self.limits.min, self.limits.max);
+                    let addresses: Arc<[IpAddr]> = found.iter().collect();
+                    return Ok(self.answer(addresses, now + life));
+                }
+                Err(error) if error.is_no_records_found() => {}
+                Err(hickory_resolver::net::NetError::Timeout) => return Err(Error::NameTimeout),
+                Err(_) => return Err(Error::NameFailed),
+            }
+        }
+        Ok(self.answer(Arc::new([]), Instant::now() + self.limits.negative))
+    }
+
+    fn answer(&self, addresses: Arc<[IpAddr]>, fresh_until: Instant) -> Answer {
+        let stale_until = fresh_until + self.limits.stale;
+        Answer { addresses, fresh_until, stale_until, refreshing: AtomicBool::new(false) }
+    }
+}
+
+/// Takes back the mark of the one who asks.
+struct Asking<'a>(&'a AtomicBool);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// A name in lower case with its final dot, so that no search list is applied to it.
+fn absolute(name: &str) -> String {
+    let mut name = name.to_ascii_lowercase();
+    if !name.ends_with('.') {
+        name.push('.');
+    }
+    name
+}
+
+/// A name server from `address` or `address:port`.
+fn server(text: &str) -> Result<NameServerConfig, String> {
+    let address = text
+        .parse::<SocketAddr>()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| format!("\"{text}\" is no address or address:port"))?;
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    Ok(NameServerConfig::new(address.ip(), true, connections.into()))
+}
+
+/// The library's part: asking. Its own cache is off.
+fn options(dns: &Dns) -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = dns.timeout;
+    options.attempts = dns.attempts.saturating_sub(1);
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Auto;
+    options
+}
+
+#[cfg(test)]
+mod tests;
