@@ -169,7 +169,7 @@ impl ProxyHttp for Gateway {
             &session.req_header().headers,
             &self.listen.trusted_proxies,
         );
-        let record = record::open(session, client.address, self.in_flight.clone());
+        let record = record::open(session, client.address, &self.in_flight);
         let record = ctx.record.insert(record);
         let plan = self.plan(session.req_header(), client, record).await?;
         if let Destination::Text(text) = &plan.route.backend {

@@ -18,7 +18,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 const MAX_FIELD: usize = 2048;
 
 /// Opens the record of a request.
-pub(super) fn open(session: &Session, client: Option<IpAddr>, in_flight: InFlight) -> Record {
+pub(super) fn open(session: &Session, client: Option<IpAddr>, in_flight: &InFlight) -> Record {
     let head = session.req_header();
     let field = |name| {
         let value = head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -45,7 +45,7 @@ pub(super) fn open(session: &Session, client: Option<IpAddr>, in_flight: InFligh
         received: 0,
         sent: 0,
         reason: "",
-        in_flight,
+        under_way: in_flight.enter(),
     }
 }
 

@@ -2,21 +2,39 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tracing::info;
 
 use crate::auth::Fingerprint;
 
-/// Requests and tunnels under way: each record holds one.
+/// Counts the requests and tunnels under way.
 #[derive(Clone, Debug, Default)]
-pub struct InFlight(Arc<()>);
+pub struct InFlight(Arc<AtomicUsize>);
 
 impl InFlight {
+    /// Counts one more until the guard is dropped.
+    #[must_use]
+    pub fn enter(&self) -> Entered {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Entered(Arc::clone(&self.0))
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        Arc::strong_count(&self.0).saturating_sub(1)
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One request or tunnel under way.
+#[derive(Debug)]
+pub struct Entered(Arc<AtomicUsize>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -52,8 +70,8 @@ pub struct Record {
     pub sent: u64,
     /// Fixed name of the failure, or of the end of a tunnel.
     pub reason: &'static str,
-    /// Counts as under way until the line is written.
-    pub in_flight: InFlight,
+    /// Counts the request as under way until its line is written.
+    pub under_way: Entered,
 }
 
 impl Drop for Record {
@@ -78,5 +96,22 @@ impl Drop for Record {
             referer = self.referer,
             user_agent = self.user_agent,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_under_way_counts() {
+        let in_flight = InFlight::default();
+        let watcher = in_flight.clone();
+        let (first, second) = (in_flight.enter(), in_flight.enter());
+        assert_eq!(watcher.count(), 2);
+        drop(first);
+        assert_eq!(watcher.count(), 1);
+        drop(second);
+        assert_eq!(watcher.count(), 0);
     }
 }
