@@ -61,7 +61,7 @@ pub struct Listen {
     /// How long an idle client connection is kept open for another request.
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,
-    /// Longest wait for the next bytes of a request's head or body.
+    /// Longest wait for the next bytes of a request's body.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
     /// Longest wait for a client to take the next bytes of a response.

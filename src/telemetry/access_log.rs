@@ -83,7 +83,7 @@ impl Drop for Record {
             target: "access",
             client,
             method = self.method,
-            target = self.target,
+            uri = self.target,
             version = self.version,
             host = self.host,
             status = self.status,

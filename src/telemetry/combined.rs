@@ -78,7 +78,7 @@ fn line(fields: &Fields, time: &str) -> String {
         client = fields.text("client"),
         token = fields.text("token"),
         method = fields.text("method"),
-        target = fields.text("target"),
+        target = fields.text("uri"),
         version = fields.text("version"),
         status = fields.text("status"),
         sent = fields.text("sent"),
