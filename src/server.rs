@@ -7,7 +7,8 @@ use std::fmt::Display;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use pingora::proxy::http_proxy_service_with_name;
 use pingora::server::configuration::ServerConf;
@@ -26,6 +27,8 @@ use crate::upstream::Upstreams;
 use crate::upstream::resolver::Resolver;
 
 mod shutdown;
+
+use shutdown::Signals;
 
 /// Times an idempotent request, or one of which nothing was sent, is tried at most.
 const MAX_TRIES: usize = 4;
@@ -140,10 +143,18 @@ fn load<K>(
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {error}")]
-pub struct ListenError {
-    address: SocketAddr,
-    error: std::io::Error,
+pub enum ListenError {
+    /// An address is taken, or may not be used.
+    #[error("cannot listen on {address}: {error}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
 }
 
 /// Serves until a signal ends the process (see [`shutdown`]).
@@ -153,7 +164,8 @@ pub struct ListenError {
 pub fn run(gateway: Gateway, config: &Config) -> Result<(), ListenError> {
     for address in &config.listen.http {
         // pingora waits 30 s for a taken address and then panics: try first, and say it.
-        TcpListener::bind(address).map_err(|error| ListenError { address: *address, error })?;
+        TcpListener::bind(address)
+            .map_err(|error| ListenError::Address { address: *address, error })?;
     }
     for line in gateway.authenticator.describe_keys() {
         info!(key = line, "key loaded");
@@ -168,14 +180,19 @@ pub fn run(gateway: Gateway, config: &Config) -> Result<(), ListenError> {
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
     server.add_service(service);
-    let drain = config.server.drain;
-    server.run(RunArgs { shutdown_signal: Box::new(shutdown::Signals { in_flight, drain }) });
+    let (ended, until_ended) = mpsc::channel();
+    let signals = Signals { in_flight, drain: config.server.drain, ended };
+    let serve = move || server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    let serving = thread::Builder::new().name("deskgate".to_owned()).spawn(serve);
+    serving.map_err(ListenError::Thread)?;
+    // An error means that the server has returned, after handing its sockets to a new process.
+    let _handed_over = until_ended.recv();
     info!("stopped");
     Ok(())
 }
 
 fn server_conf(config: &Config) -> ServerConf {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
     let threads = match config.server.threads {
         0 => cores(),
         threads => threads,

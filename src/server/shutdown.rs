@@ -3,6 +3,7 @@
 //! SIGTERM lets requests and tunnels end by themselves for the configured time, SIGINT and a
 //! second SIGTERM end at once, SIGQUIT hands the listening sockets to a new process.
 
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,6 +21,8 @@ const TICK: Duration = Duration::from_millis(50);
 pub(super) struct Signals {
     pub(super) in_flight: InFlight,
     pub(super) drain: Duration,
+    /// Told when the process may end.
+    pub(super) ended: Sender<()>,
 }
 
 #[async_trait]
@@ -36,14 +39,18 @@ impl ShutdownSignalWatch for Signals {
         };
         tokio::select! {
             _ = term.recv() => self.drain(&mut term, &mut int).await,
-            _ = int.recv() => ShutdownSignal::FastShutdown,
-            _ = quit.recv() => ShutdownSignal::GracefulUpgrade,
+            _ = int.recv() => {}
+            _ = quit.recv() => return ShutdownSignal::GracefulUpgrade,
         }
+        // The process ends with its main thread. pingora would take its workers' runtimes down one
+        // by one, and a worker that still accepts may spin on the one that is going away.
+        let _main_thread_is_gone = self.ended.send(());
+        std::future::pending().await
     }
 }
 
 impl Signals {
-    async fn drain(&self, term: &mut Signal, int: &mut Signal) -> ShutdownSignal {
+    async fn drain(&self, term: &mut Signal, int: &mut Signal) {
         info!(under_way = self.in_flight.count(), limit = ?self.drain, "draining");
         let deadline = Instant::now() + self.drain;
         while self.in_flight.count() > 0 && Instant::now() < deadline {
@@ -54,6 +61,5 @@ impl Signals {
             }
         }
         info!(left = self.in_flight.count(), "drained");
-        ShutdownSignal::FastShutdown
     }
 }
