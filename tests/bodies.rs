@@ -1,0 +1,451 @@
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::support::{Exchange, Gateway, Origin, SOON, Site, noise, raw};
+
+const MIB: usize = 1 << 20;
+
+/// A request of this length up to its body.
+fn post(target: &str, headers: &str, length: usize) -> String {
+    format!("POST {target} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n")
+}
+
+/// A body in chunks of this size.
+fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    for chunk in body.chunks(size) {
+        out.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        out.extend(chunk);
+        out.extend(b"\r\n");
+    }
+    out.extend(b"0\r\n\r\n");
+    out
+}
+
+fn post_chunked(target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head =
+        format!("POST {target} HTTP/1.1\r\nHost: x\r\n{headers}Transfer-Encoding: chunked\r\n\r\n");
+    [head.as_bytes(), &chunked(body, 8000)].concat()
+}
+
+#[test]
+fn an_upload_streams() {
+    for framing in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
+        let (first, arrived) = mpsc::channel();
+        let site = Site::serving(move |exchange| {
+            if let Ok(Some(piece)) = exchange.piece() {
+                first.send(piece).unwrap();
+            }
+            drop(exchange.body());
+            exchange.answer("200 OK", "", "done");
+        });
+        let chunks = framing.ends_with("chunked");
+        let (start, end) =
+            if chunks { ("5\r\nfirst\r\n", "4\r\nlast\r\n0\r\n\r\n") } else { ("first", " last") };
+        let mut client = site.client();
+        client.send(format!("POST /API/x HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n{start}"));
+        // The last bytes are sent only once the upstream has the first.
+        assert_eq!(arrived.recv_timeout(SOON).unwrap(), b"first", "{framing}");
+        client.send(end);
+        assert_eq!(client.response().text(), "done");
+        let want = if chunks { "firstlast" } else { "first last" };
+        assert_eq!(site.pyos.only().body, want.as_bytes());
+    }
+}
+
+#[test]
+fn server_sent_events_arrive_one_by_one() {
+    let (next, asked) = mpsc::channel::<()>();
+    let asked = std::sync::Mutex::new(asked);
+    let site = Site::serving(move |exchange| {
+        exchange.write(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        for count in 0..5 {
+            exchange.write(chunk(&format!("data:{count}\n\n")));
+            if asked.lock().unwrap().recv_timeout(SOON).is_err() {
+                return;
+            }
+        }
+        exchange.write("0\r\n\r\n");
+    });
+    let mut client = site.client();
+    client.send(post("/API/composer/launchdesktop", "", 0));
+    let head = client.head().unwrap();
+    assert_eq!(head.header("content-type").as_deref(), Some("text/event-stream"));
+    assert_eq!(head.header("content-encoding"), None);
+    for count in 0..5 {
+        // The upstream says no more until this has arrived.
+        let want = chunk(&format!("data:{count}\n\n"));
+        assert_eq!(client.bytes(want.len()), want.as_bytes());
+        next.send(()).unwrap();
+    }
+    assert_eq!(client.bytes(5), b"0\r\n\r\n");
+}
+
+fn chunk(text: &str) -> String {
+    format!("{:X}\r\n{text}\r\n", text.len())
+}
+
+#[test]
+fn chunks_pass_both_ways() {
+    let body = noise(300_000);
+    let site = Site::serving(|exchange| {
+        let Ok(body) = exchange.body() else { return };
+        exchange.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        exchange.write(chunked(&body, 1000));
+    });
+    let mut client = site.client();
+    let answer = client.ask(post_chunked("/API/x", "", &body));
+    assert_eq!(answer.header("content-length"), None);
+    assert!(answer.body == body && site.pyos.only().body == body);
+    // And the connection is still good.
+    assert!(client.ask(post_chunked("/API/x", "", b"again")).body == b"again");
+}
+
+#[test]
+fn a_body_may_be_as_large_as_its_route_allows_and_no_larger() {
+    let site = Site::configured("[[route]]\nname = \"filer\"\nlimits = { body = \"3000B\" }\n");
+    for (target, limit) in [("/API/x", MIB), ("/spawner/x", 8 * MIB), ("/filer", 3000), ("/", MIB)]
+    {
+        let headers = Site::bearer();
+        let body = noise(limit + 1);
+        let of_length =
+            |size: usize| [post(target, &headers, size).as_bytes(), &body[..size]].concat();
+        let in_chunks = |size: usize| post_chunked(target, &headers, &body[..size]);
+        for (what, fits, too_large) in [
+            ("length", of_length(limit), of_length(limit + 1)),
+            ("chunks", in_chunks(limit), in_chunks(limit + 1)),
+        ] {
+            assert_eq!(raw(site.address(), fits).unwrap().status, 200, "{target} {what}");
+            let answer = raw(site.address(), too_large);
+            let answer = answer.unwrap_or_else(|error| panic!("{target} {what}: {error}"));
+            assert_eq!(answer.status, 413, "{target} {what}");
+            assert_eq!(answer.error(), "body_too_large", "{target} {what}");
+        }
+    }
+}
+
+#[test]
+fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
+    let site = Site::start();
+    let mut client = site.client();
+    let answer = client.ask(post("/API/x", "", MIB + 1));
+    assert_eq!((answer.status, answer.error().as_str()), (413, "body_too_large"));
+    assert_eq!(site.pyos.accepted(), 0);
+}
+
+#[test]
+fn answers_without_a_body_have_none() {
+    let site = Site::serving(|exchange| match exchange.target().as_str() {
+        "/API/204" => exchange.write("HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n"),
+        "/API/304" => exchange.write("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n"),
+        _ => exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"),
+    });
+    let mut client = site.client();
+    for (method, target, status) in
+        [("GET", "/API/204", 204), ("GET", "/API/304", 304), ("HEAD", "/API/x", 200)]
+    {
+        let answer = client.ask(format!("{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert_eq!(answer.status, status);
+        // The next answer begins right here.
+        assert_eq!(client.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").text(), "OK\n");
+    }
+    let answer = client.ask("HEAD /API/x HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(answer.header("content-length").as_deref(), Some("1234"));
+    let refused = client.ask("HEAD /filer HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(refused.status, 401);
+    assert_eq!(client.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").text(), "OK\n");
+}
+
+#[test]
+fn who_expects_a_100_gets_it_and_who_is_refused_does_not() {
+    let site = Site::serving(|exchange| {
+        if exchange.header("expect").is_some() {
+            exchange.write("HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if exchange.body().is_ok() {
+            exchange.answer("200 OK", "", "stored");
+        }
+    });
+    let mut client = site.client();
+    client.send(post("/filer", &format!("{}Expect: 100-continue\r\n", Site::bearer()), 4));
+    assert_eq!(client.head().unwrap().status, 100);
+    client.send("body");
+    assert_eq!(client.response().text(), "stored");
+    assert_eq!(site.pods[0].only().body, b"body");
+
+    let mut client = site.client();
+    client.send(post("/filer", "Expect: 100-continue\r\n", 4));
+    assert_eq!(client.head().unwrap().status, 401);
+}
+
+#[test]
+fn a_large_download_is_whole() {
+    let piece = noise(MIB);
+    let mut want = Sha256::new();
+    (0..100).for_each(|_| want.update(&piece));
+    let site = Site::serving(move |exchange| {
+        exchange.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 100 * MIB));
+        (0..100).for_each(|_| exchange.write(&piece));
+    });
+    let answer = site.get("/filer/large", &Site::bearer());
+    assert_eq!(answer.body.len(), 100 * MIB);
+    assert_eq!(Sha256::digest(&answer.body), want.finalize());
+    assert_eq!(site.gateway.logged("/filer/large")["sent"], 100 * MIB);
+}
+
+#[test]
+fn a_large_upload_is_whole() {
+    let site = Site::serving(|exchange| {
+        let mut sum = Sha256::new();
+        while let Ok(Some(piece)) = exchange.piece() {
+            sum.update(&piece);
+        }
+        exchange.answer("200 OK", "", sum.finalize());
+    });
+    let body = noise(40 * MIB);
+    let mut client = site.client();
+    client.send(post("/filer/large", &Site::bearer(), body.len()));
+    client.send(&body);
+    assert!(client.response().body == Sha256::digest(&body).as_slice());
+}
+
+/// What a client gets when the upstream writes this and closes.
+fn broken(answer: &'static str) -> (std::io::Result<crate::support::Response>, Site) {
+    let site = Site::serving(move |exchange| {
+        exchange.write(answer);
+        exchange.close();
+    });
+    let got = raw(site.address(), "GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n");
+    (got, site)
+}
+
+#[test]
+fn an_answer_that_breaks_off_looks_broken_to_the_client() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnot a hundred",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nhello",
+    ] {
+        let (got, site) = broken(answer);
+        assert!(got.is_err(), "{answer:?} became {got:?}");
+        assert_ne!(site.gateway.logged("/API/x")["reason"], "", "{answer:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_no_http_is_a_502() {
+    for answer in [
+        "garbage\r\n\r\n",
+        "",
+        "HTTP/1.1 abc\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.6\r\n",
+        "HTTP/1.1 200 OK\r\nX",
+    ] {
+        let (got, _site) = broken(answer);
+        let got = got.unwrap_or_else(|error| panic!("{answer:?}: {error}"));
+        assert_eq!(got.status, 502, "{answer:?}");
+        assert!(
+            matches!(got.error().as_str(), "invalid_response" | "connect_failed"),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn an_upstream_that_is_silent_is_a_504() {
+    let site = Site::configured_serving(
+        "[[route]]\nname = \"pyos\"\ntimeouts = { read = \"1s\" }\n",
+        |exchange: &mut Exchange| {
+            let mut byte = [0];
+            drop(exchange.stream().set_read_timeout(Some(SOON)));
+            drop(std::io::Read::read(&mut exchange.from, &mut byte));
+        },
+    );
+    let start = Instant::now();
+    let answer = site.get("/API/x", "");
+    assert_eq!((answer.status, answer.error().as_str()), (504, "response_timeout"));
+    assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
+    assert_eq!(site.pyos.seen().len(), 1);
+}
+
+#[test]
+fn a_hundred_requests_share_one_client_connection_and_few_upstream_ones() {
+    let site = Site::start();
+    let mut client = site.client();
+    for _ in 0..100 {
+        assert_eq!(client.ask("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n").text(), "pyos");
+    }
+    assert_eq!(site.pyos.seen().len(), 100);
+    // A request may come before the last one's connection is back among the idle ones.
+    assert!(site.pyos.accepted() <= 10, "{}", site.pyos.accepted());
+}
+
+#[test]
+fn refusals_leave_the_client_connection_open() {
+    let site = Site::start();
+    let mut client = site.client();
+    for (target, status) in [("/filer", 401), ("/healthz", 200), ("/filer", 401), ("/API", 200)] {
+        let answer = client.ask(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert_eq!(answer.status, status, "{target}");
+    }
+}
+
+#[test]
+fn a_post_is_never_repeated() {
+    // The second request on a connection finds it closed after it was sent.
+    let site = Site::serving(|exchange| {
+        drop(exchange.body());
+        if exchange.target() == "/API/first" {
+            exchange.answer("200 OK", "", "first");
+        } else {
+            exchange.close();
+        }
+    });
+    let mut client = site.client();
+    assert_eq!(client.ask("GET /API/first HTTP/1.1\r\nHost: x\r\n\r\n").text(), "first");
+    let answer = raw(site.address(), [post("/API/pay", "", 3).as_bytes(), b"now"].concat());
+    assert_eq!(answer.unwrap().status, 502);
+    let paid = || site.pyos.seen().iter().filter(|seen| seen.target() == "/API/pay").count();
+    assert_eq!(paid(), 1);
+}
+
+#[test]
+fn a_get_on_a_connection_that_was_closed_meanwhile_is_repeated() {
+    // Closes each connection once its first answer is out, a moment too late for the gateway.
+    let served = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&served);
+    let site = Site::serving(move |exchange| {
+        if count.fetch_add(1, Ordering::SeqCst) == 1 {
+            exchange.close();
+        } else {
+            exchange.answer("200 OK", "", "served");
+        }
+    });
+    let mut client = site.client();
+    for _ in 0..2 {
+        assert_eq!(client.ask("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n").text(), "served");
+    }
+    assert_eq!((served.load(Ordering::SeqCst), site.pyos.accepted()), (3, 2));
+}
+
+#[test]
+fn a_connection_that_the_upstream_closed_is_not_used_again() {
+    let site = Site::serving(|exchange| {
+        drop(exchange.body());
+        exchange.answer("200 OK", "", "served");
+        exchange.close();
+    });
+    let mut client = site.client();
+    for count in 1..=10 {
+        let answer = client.ask([post("/API/x", "", 3).as_bytes(), b"abc"].concat());
+        assert_eq!(answer.text(), "served");
+        assert_eq!(site.pyos.seen().len(), count);
+        // The end has arrived at the gateway, or arrives before the next request.
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let site = Site::serving(|exchange| {
+        if exchange.body().is_ok() {
+            exchange.answer("200 OK", "", exchange.target());
+        }
+    });
+    let mut client = site.client();
+    let mut requests = String::new();
+    for count in 0..10 {
+        requests += &format!("GET /API/{count} HTTP/1.1\r\nHost: x\r\n\r\n");
+        requests += &format!("{}abc", post(&format!("/API/post{count}"), "", 3));
+    }
+    client.send(requests);
+    for count in 0..10 {
+        assert_eq!(client.response().text(), format!("/API/{count}"));
+        assert_eq!(client.response().text(), format!("/API/post{count}"));
+    }
+}
+
+#[test]
+fn a_refusal_among_pipelined_requests_answers_its_own_request() {
+    let site = Site::start();
+    let mut client = site.client();
+    client.send("GET /filer HTTP/1.1\r\nHost: x\r\n\r\nGET /API HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.response().status, 401);
+    assert_eq!(client.response().text(), "pyos");
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
+    let site = Site::serving(|exchange| {
+        drop(exchange.piece());
+        exchange
+            .write("HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbad");
+        // What is still sent is taken, so that no reset overtakes the answer.
+        while let Ok(Some(_)) = exchange.piece() {}
+        exchange.close();
+    });
+    let mut client = site.client();
+    client.send(post("/API/x", "", 500_000));
+    client.send(noise(1000));
+    let answer = client.response();
+    assert_eq!((answer.status, answer.text().as_str()), (400, "bad"));
+}
+
+#[test]
+fn a_client_that_stops_in_the_middle_of_its_body_gets_a_408() {
+    let site = Site::configured("[listen]\nread_timeout = \"300ms\"\n");
+    let mut client = site.client();
+    client.send(post("/API/x", "", 10));
+    client.send("abc");
+    let answer = client.response();
+    assert_eq!((answer.status, answer.error().as_str()), (408, "request_timeout"));
+    assert_eq!(client.rest(), b"");
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_an_answer_frees_the_upstream() {
+    let (ended, seen) = mpsc::channel();
+    let site = Site::serving(move |exchange| {
+        exchange.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let piece = chunk(&"x".repeat(60_000));
+        while exchange.from.get_mut().write_all(piece.as_bytes()).is_ok() {}
+        ended.send(()).unwrap();
+    });
+    let mut client = site.client();
+    client.send("GET /API/endless HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.bytes(100_000);
+    drop(client);
+    seen.recv_timeout(SOON).unwrap();
+    site.gateway.logged("/API/endless");
+}
+
+#[test]
+fn idle_upstream_connections_are_not_kept_longer_than_servers_keep_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ended, seen) = mpsc::channel();
+    let _origin = Origin::on(listener, move |exchange| {
+        exchange.answer("200 OK", "", "x");
+        let start = Instant::now();
+        let mut byte = [0];
+        drop(exchange.stream().set_read_timeout(Some(SOON)));
+        let read = std::io::Read::read(&mut exchange.from, &mut byte);
+        ended.send((start.elapsed(), read.ok())).unwrap();
+    });
+    let gateway =
+        Gateway::start(&format!("[upstreams.website]\nhost = \"127.0.0.1\"\nport = {port}\n"));
+    let answer = raw(gateway.address(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(answer.status, 200);
+    // Node closes after 5 s; a request sent into that would be lost.
+    let (after, read) = seen.recv_timeout(SOON).unwrap();
+    assert_eq!(read, Some(0));
+    assert!(after < Duration::from_secs(5), "{after:?}");
+}

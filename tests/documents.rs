@@ -1,0 +1,40 @@
+//! What the documents say is what the program does.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use deskgate::config::env::OVERRIDES;
+
+fn document(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn the_readme_lists_the_routes_that_the_program_has() {
+    let printed = Command::new(env!("CARGO_BIN_EXE_deskgate")).arg("routes").output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let readme = document("README.md");
+    let (_, rest) = readme.split_once("<!-- routes -->\n").unwrap();
+    let (listed, _) = rest.split_once("<!-- /routes -->").unwrap();
+    assert_eq!(listed, printed, "put the output of `deskgate routes` there");
+}
+
+#[test]
+fn the_readme_names_every_environment_variable() {
+    let readme = document("README.md");
+    for entry in OVERRIDES {
+        assert!(readme.contains(entry.variable), "{}", entry.variable);
+    }
+}
+
+#[test]
+fn the_architecture_page_names_every_room() {
+    let page = document("ARCHITECTURE.md");
+    for line in document("src/lib.rs").lines() {
+        let Some(name) = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")) else {
+            continue;
+        };
+        assert!(page.contains(&format!("| `{}` |", name.trim_end_matches(';'))), "{name}");
+    }
+}

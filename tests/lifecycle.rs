@@ -1,0 +1,167 @@
+use std::io::Read;
+use std::net::TcpListener;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::{BINARY, Client, Gateway, KeyDir, PODS, Site, echo, eventually, tokens};
+
+const ACCEPT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                      Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+const LONG: &str = "[server]\ndrain = \"30s\"\n";
+const PROMPT: Duration = Duration::from_secs(2);
+
+#[test]
+fn with_nothing_under_way_a_signal_ends_it_at_once() {
+    for signal in ["TERM", "INT"] {
+        let mut gateway = Gateway::start(LONG);
+        // An idle connection is nothing to wait for.
+        let mut idle = Client::connect(gateway.address());
+        assert_eq!(idle.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200);
+        gateway.logged("/healthz");
+        gateway.signal(signal);
+        let (status, took) = gateway.wait(Duration::from_secs(10));
+        assert_eq!(status.code(), Some(0), "{signal}: {}", gateway.output());
+        assert!(took < PROMPT, "{signal}: {took:?}");
+    }
+}
+
+#[test]
+fn a_request_under_way_is_finished_first() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let mut site = Site::configured_serving(LONG, move |exchange| {
+        wait.lock().unwrap().recv().unwrap();
+        exchange.answer("200 OK", "", "finished");
+    });
+    let mut client = site.client();
+    client.send("GET /API/slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    site.pyos.last();
+    site.gateway.signal("TERM");
+    site.gateway.wait_for_line("draining");
+    assert!(site.gateway.is_running());
+    go.send(()).unwrap();
+    assert_eq!(client.response().text(), "finished");
+    let (status, took) = site.gateway.wait(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0));
+    assert!(took < PROMPT, "{took:?}");
+    assert_eq!(site.gateway.logged("/API/slow")["status"], 200);
+}
+
+#[test]
+fn while_it_drains_it_still_answers() {
+    let mut site = Site::configured_serving(LONG, |exchange| match exchange.header("upgrade") {
+        Some(_) => echo(exchange),
+        None => exchange.answer("200 OK", "", "answered"),
+    });
+    let mut socket = site.websocket(&Site::screen());
+    site.gateway.signal("TERM");
+    site.gateway.wait_for_line("draining");
+    // Kubernetes sends requests until every node has learnt of the end.
+    assert_eq!(site.get("/API/late", "").text(), "answered");
+    socket.send("still".into()).unwrap();
+    assert_eq!(socket.read().unwrap(), "still".into());
+    drop(socket);
+    let (status, took) = site.gateway.wait(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0));
+    assert!(took < PROMPT, "{took:?}");
+}
+
+fn silent_tunnel(site: &Site) -> Client {
+    let mut client = site.client();
+    client.send(Site::upgrade(&Site::screen()));
+    assert_eq!(client.head().unwrap().status, 101);
+    client
+}
+
+fn silent(toml: &str) -> Site {
+    Site::configured_serving(toml, |exchange| {
+        exchange.write(ACCEPT);
+        drop(exchange.from.read(&mut [0]));
+    })
+}
+
+#[test]
+fn a_tunnel_is_waited_for_up_to_the_limit() {
+    let mut site = silent("[server]\ndrain = \"1s\"\n");
+    let mut client = silent_tunnel(&site);
+    let start = Instant::now();
+    site.gateway.signal("TERM");
+    let (status, _) = site.gateway.wait(Duration::from_secs(10));
+    let took = start.elapsed();
+    assert_eq!(status.code(), Some(0));
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(client.rest(), b"");
+}
+
+#[test]
+fn int_and_a_second_term_end_it_at_once_whatever_is_under_way() {
+    for signals in [["INT", ""], ["TERM", "TERM"], ["TERM", "INT"]] {
+        let mut site = silent(LONG);
+        let _client = silent_tunnel(&site);
+        site.gateway.signal(signals[0]);
+        if !signals[1].is_empty() {
+            site.gateway.wait_for_line("draining");
+            site.gateway.signal(signals[1]);
+        }
+        let (status, took) = site.gateway.wait(Duration::from_secs(10));
+        assert_eq!(status.code(), Some(0), "{signals:?}");
+        assert!(took < PROMPT, "{signals:?}: {took:?}");
+    }
+}
+
+fn run(config: &str) -> Output {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("deskgate.toml");
+    std::fs::write(&path, config).unwrap();
+    Command::new(BINARY).args(["run", "--config"]).arg(path).env_clear().output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    let text = [output.stdout.as_slice(), &output.stderr].concat();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn a_taken_address_is_told_at_once() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let keys = KeyDir::new();
+    let address = taken.local_addr().unwrap();
+    let start = Instant::now();
+    let output = run(&format!("[listen]\nhttp = [\"{address}\"]\n{}", keys.auth()));
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let want = format!("deskgate: cannot listen on {address}: Address already in use");
+    assert!(said(&output).contains(&want), "{}", said(&output));
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_wrong_configuration_is_told_with_its_line_and_key() {
+    let output = run("[listen]\nhttp = [\"127.0.0.1:0\"]\nkeepalive = \"soon\"\n");
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    assert!(said(&output).contains("deskgate.toml:3: listen.keepalive: "), "{}", said(&output));
+    let output = run("[listen]\nhttp = [\"127.0.0.1:0\"]\n[auth]\nsigning_keys = [\"/nowhere\"]\n");
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    assert!(said(&output).contains("deskgate.toml:4: auth.signing_keys: "), "{}", said(&output));
+}
+
+#[test]
+fn clients_that_come_and_go_at_the_end_do_not_keep_it() {
+    let mut site = Site::configured(LONG);
+    let address = site.address();
+    let flood = thread::spawn(move || {
+        let request = "GET /API HTTP/1.1\r\nHost: x\r\n\r\n";
+        while crate::support::raw(address, request).is_ok() {}
+    });
+    eventually("requests flow", || (site.pyos.seen().len() > 20).then_some(()));
+    let token = tokens::valid(PODS[1]);
+    assert_eq!(site.get("/filer", &format!("ABCAuthorization: {token}\r\n")).status, 200);
+    site.gateway.signal("TERM");
+    let (status, took) = site.gateway.wait(Duration::from_secs(40));
+    assert_eq!(status.code(), Some(0));
+    // A moment without a request comes soon.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    flood.join().unwrap();
+}

@@ -1,0 +1,39 @@
+//! Behaviour of the real binary over real sockets.
+//!
+//! Every test starts `deskgate` with a configuration of its own, speaks to it as clients do and
+//! looks at what the client got, what the upstream got and what was logged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may end at the first surprise, and has no other clock than the system's"
+)]
+
+mod support;
+
+/// Which room of the source may import which.
+mod architecture;
+/// Which token opens which pod, and the one answer to all others.
+mod auth;
+/// Request and response bodies, upstream connections, broken upstreams.
+mod bodies;
+/// Every command of the command line.
+mod commands;
+/// The README against the program.
+mod documents;
+/// Real desktops and a real browser.
+#[allow(unreachable_pub, reason = "written to stand alone as well")]
+mod e2e;
+/// What of a request's head reaches an upstream, what of a response's reaches the client.
+mod headers;
+/// Start, drain and end of the process.
+mod lifecycle;
+/// Access log lines, and that no token is in them or anywhere else.
+mod logs;
+/// Which upstream gets a path, and what it gets.
+mod routing;
+/// Tunnels.
+mod websocket;
