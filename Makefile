@@ -1,0 +1,46 @@
+# deskgate's chores, one command each.
+#
+#   make demo     two desktops in the browser, on http://localhost:30443/
+#   make test     everything: unit, behaviour and end-to-end tests
+#   make lint     format, clippy, documentation, licences
+#   make bench    micro-benchmarks of the hot rooms
+#   make fuzz     a short fuzz of everything that eats a client's bytes
+#   make image    checks and builds the container image
+#
+# Missing tools are installed by scripts/setup, which needs root for Debian packages.
+
+CARGO ?= cargo
+NOVNC := target/tools/node_modules/@novnc/novnc
+
+.PHONY: demo test lint bench fuzz image clean
+
+demo:
+	scripts/setup build demo
+	$(CARGO) run --locked -- demo --novnc $(NOVNC)
+
+test:
+	scripts/setup build test
+	$(CARGO) test --locked --no-fail-fast
+
+lint:
+	scripts/setup build
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	scripts/supply-chain
+
+bench:
+	scripts/setup build
+	$(CARGO) bench --locked
+
+fuzz:
+	scripts/setup build
+	scripts/fuzz
+
+image:
+	scripts/setup container
+	scripts/container-check
+
+clean:
+	$(CARGO) clean
