@@ -24,6 +24,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod error;
+pub mod files;
 pub mod proxy;
 mod redact;
 pub mod respond;
