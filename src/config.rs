@@ -27,10 +27,44 @@ pub use ports::PortRange;
 /// The shipped configuration, complete and commented: what runs when nothing else is given.
 pub const BUILT_IN: &str = include_str!("../conf/deskgate.toml");
 
+/// A shipped set of rows, for one generation of abcdesktop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// In place of `oc.nginx`: deskgate is the web server of the client, too.
+    #[serde(rename = "abcdesktop-3")]
+    Abcdesktop3,
+    /// In place of `route`: the web client, the console and more stand behind.
+    #[serde(rename = "abcdesktop-4")]
+    Abcdesktop4,
+}
+
+impl Profile {
+    /// Name in the configuration, and of the file in `conf/`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Abcdesktop3 => "abcdesktop-3",
+            Self::Abcdesktop4 => "abcdesktop-4",
+        }
+    }
+
+    /// The shipped rows.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Abcdesktop3 => include_str!("../conf/abcdesktop-3.toml"),
+            Self::Abcdesktop4 => include_str!("../conf/abcdesktop-4.toml"),
+        }
+    }
+}
+
 /// Everything an operator can set.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The shipped rows that are laid under the operator's file.
+    pub profile: Profile,
     /// Where clients connect.
     pub listen: Listen,
     /// The process.
@@ -45,6 +79,8 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Name resolution.
     pub dns: Dns,
+    /// Named header sets, which rows choose from.
+    pub headers: BTreeMap<String, HeaderSet>,
     /// The routes, in file order.
     #[serde(rename = "route")]
     pub routes: Vec<Route>,
@@ -58,9 +94,21 @@ pub struct Listen {
     pub http: Vec<SocketAddr>,
     /// Networks of proxies in front whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Networks of load balancers whose connections begin with a PROXY protocol header (v1 or v2).
+    /// From them it is demanded; from anyone else it is not understood.
+    pub proxy_protocol: Vec<IpNet>,
     /// How long an idle client connection is kept open for another request.
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,
+    /// Longest time for a request's whole head, from its first byte.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// Largest head of a request; a larger one is answered 431.
+    pub max_head: ByteSize,
+    /// Longest line of a head: 414 for the request line, in which tokens travel, 431 for a header.
+    pub max_line: ByteSize,
+    /// Most headers of a request, 256 at most; more are answered 431.
+    pub max_headers: usize,
     /// Longest wait for the next bytes of a request's body.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
@@ -219,9 +267,15 @@ pub struct Route {
     /// What becomes of the query. A desktop token in it is never forwarded.
     #[serde(default)]
     pub query: QueryRule,
-    /// The `Host` that the upstream sees.
-    #[serde(default)]
-    pub host: HostRule,
+    /// Which of the named header sets applies.
+    #[serde(default = "Route::default_headers")]
+    pub headers: String,
+    /// Whether responses may be compressed on the way to the client.
+    #[serde(default = "Route::default_compress")]
+    pub compress: bool,
+    /// For files: the file that answers, with 200, for paths at which there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Whether WebSocket upgrades are allowed.
     #[serde(default)]
     pub websocket: bool,
@@ -234,6 +288,32 @@ pub struct Route {
     /// Leaves the row out: how an operator's file removes a built-in row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
+}
+
+impl Route {
+    fn default_headers() -> String {
+        "upstream".to_owned()
+    }
+
+    fn default_compress() -> bool {
+        true
+    }
+}
+
+/// What headers of one kind of backend look like.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderSet {
+    /// The `Host` that the upstream sees.
+    #[serde(default)]
+    pub host: HostRule,
+    /// Request headers that do not reach the upstream. The desktop token never reaches a pod,
+    /// whatever stands here.
+    #[serde(default)]
+    pub remove: Vec<String>,
+    /// Response headers that the client gets unless the upstream sent its own.
+    #[serde(default)]
+    pub response: BTreeMap<String, String>,
 }
 
 /// Which paths a row takes. Judged on the normalised path, in nginx's order of choice: exact, then
@@ -273,6 +353,8 @@ pub enum Backend {
     DesktopPorts(Vec<PortRange>),
     /// A service named under `[upstreams]`.
     Upstream(String),
+    /// deskgate itself, with the files of this folder.
+    Files(PathBuf),
     /// deskgate itself, with this text; `{node}` stands for the node's name.
     Text(String),
 }
@@ -356,6 +438,6 @@ impl Config {
     /// # Errors
     /// Every fault found.
     pub fn from_text(name: &str, text: &str) -> Result<Layered, Vec<Fault>> {
-        layers::build(&[(layers::BUILT_IN_NAME, BUILT_IN), (name, text)], &env::None)
+        layers::build(Some((name, text)), &env::None)
     }
 }

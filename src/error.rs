@@ -3,9 +3,12 @@
 //! No `Display` here or below holds a token, a key or an address. The sum travels through pingora
 //! as the cause of its error and is found again in [`crate::respond`].
 
+use std::io;
+
 use pingora::{Error as PingoraError, ErrorType};
 
 use crate::auth;
+use crate::files;
 use crate::route::InvalidPath;
 use crate::upstream;
 
@@ -18,21 +21,58 @@ pub enum Error {
     /// The request's body is larger than its route allows.
     #[error("request body over the route's limit")]
     BodyTooLarge,
+    /// A file is there and may not be read.
+    #[error("file forbidden")]
+    FileForbidden,
+    /// A file is there and cannot be read.
+    #[error("file unreadable")]
+    FileUnreadable,
+    /// The head of the request did not arrive in time.
+    #[error("request head timed out")]
+    HeadTimeout,
+    /// The head of the request, one of its headers, or their number is too large.
+    #[error("request head too large")]
+    HeadTooLarge,
     /// The path cannot be normalised.
     #[error("invalid path: {0}")]
     InvalidPath(#[from] InvalidPath),
+    /// The request is not HTTP.
+    #[error("invalid request")]
+    InvalidRequest,
     /// A WebSocket upgrade that is malformed.
     #[error("not a valid WebSocket upgrade")]
     InvalidUpgrade,
+    /// The address takes only GET and HEAD.
+    #[error("method not allowed")]
+    MethodNotAllowed,
+    /// There is no file at the path.
+    #[error("no such file")]
+    NoFile,
     /// No row of the table takes the path.
     #[error("no route")]
     NoRoute,
     /// The port in the path is not one the route allows.
     #[error("port not allowed by the route")]
     PortRefused,
+    /// The request line is too long.
+    #[error("request line too long")]
+    TargetTooLong,
     /// The upstream could not be found or reached, or its answer is unusable.
     #[error("upstream: {0}")]
     Upstream(#[from] upstream::Error),
+}
+
+impl From<files::Error> for Error {
+    fn from(error: files::Error) -> Self {
+        match error {
+            files::Error::NotFound => Self::NoFile,
+            files::Error::MethodNotAllowed => Self::MethodNotAllowed,
+            files::Error::Unreadable(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Self::FileForbidden
+            }
+            files::Error::Unreadable(_) => Self::FileUnreadable,
+        }
+    }
 }
 
 impl From<Error> for Box<PingoraError> {
@@ -48,10 +88,18 @@ impl Error {
         match self {
             Self::Auth(error) => error.reason(),
             Self::BodyTooLarge => "body_too_large",
+            Self::FileForbidden => "file_forbidden",
+            Self::FileUnreadable => "file_unreadable",
+            Self::HeadTimeout => "head_timeout",
+            Self::HeadTooLarge => "head_too_large",
             Self::InvalidPath(_) => "invalid_path",
+            Self::InvalidRequest => "invalid_request",
             Self::InvalidUpgrade => "invalid_upgrade",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NoFile => "no_file",
             Self::NoRoute => "no_route",
             Self::PortRefused => "port_refused",
+            Self::TargetTooLong => "target_too_long",
             Self::Upstream(error) => error.reason(),
         }
     }

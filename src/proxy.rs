@@ -1,10 +1,11 @@
 //! The gateway on pingora's phases: a few lines per phase, each calling a room.
 //!
-//! A request goes `request_filter` → [`Gateway::plan`] (route, token, target) → either
-//! [`Gateway::open_tunnel`] or pingora's own way through `upstream_peer`,
+//! A request goes `request_filter` → `plan` (route, token, target) → either
+//! `open_tunnel` or pingora's own way through `upstream_peer`,
 //! `upstream_request_filter` and `response_filter`. Every error ends in `fail_to_proxy`, which
 //! asks [`crate::respond`]; there is no other way to answer with an error.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::modules::http::compression::ResponseCompressionBuilder;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error as PingoraError, Result};
@@ -21,6 +23,7 @@ use crate::auth::token::{locate, without_token};
 use crate::auth::{Authenticator, Desktop};
 use crate::config::Listen;
 use crate::error::Error;
+use crate::files::Root;
 use crate::respond;
 use crate::route::{Destination, Found, NormalPath, Table};
 use crate::telemetry::access_log::{InFlight, Record};
@@ -28,10 +31,13 @@ use crate::upstream::{self, Upstreams};
 
 mod client;
 mod clock;
+mod compression;
 mod context;
 mod headers;
+mod location;
 mod record;
 mod refusal;
+mod static_files;
 
 pub use context::Context;
 
@@ -47,6 +53,8 @@ pub struct Gateway {
     pub authenticator: Authenticator,
     /// Names to addresses.
     pub upstreams: Upstreams,
+    /// Folders of files, by the name of the row that serves them.
+    pub roots: BTreeMap<String, Root>,
     /// Settings of the client's side.
     pub listen: Listen,
     /// Requests and tunnels under way.
@@ -67,7 +75,7 @@ impl Gateway {
         record.route.clone_from(&found.route.row.name);
         let desktop = self.authenticate(&found, head, query, record).await?;
         let port = match &found.route.backend {
-            Destination::Text(_) => 0,
+            Destination::Files(_) | Destination::Text(_) => 0,
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
                 found.port().ok_or(Error::PortRefused)?
             }
@@ -81,12 +89,18 @@ impl Gateway {
             (None, query) => query.map(ToOwned::to_owned),
             (Some(_), None) => None,
         };
+        let public = headers::host_of(head);
+        let public = public.and_then(|host| host.to_str().map(ToOwned::to_owned).ok());
         Ok(Plan {
-            route: Arc::clone(found.route),
-            client,
             desktop,
             target: found.upstream_target(&path, query.as_deref()),
             port,
+            sent: headers::upstream_host(found.route, port, public.as_deref()),
+            public,
+            prefix: found.public_prefix(&path).map(ToOwned::to_owned),
+            scheme: client.scheme.clone(),
+            route: Arc::clone(found.route),
+            client,
             addresses: Vec::new(),
             attempt: 0,
             received: 0,
@@ -127,14 +141,14 @@ impl Gateway {
         plan: &Plan,
     ) -> Result<()> {
         let mut head = session.req_header().clone();
-        headers::to_upstream(&mut head, &plan.rules(session, true))?;
+        headers::to_upstream(&mut head, &plan.rules(true))?;
         let addresses = self.addresses(plan).await?;
         let timeouts = &plan.route.row.timeouts;
         let pod = upstream::send_head(&addresses, timeouts, head).await.map_err(Error::from)?;
         let Some(mut answer) = pod.resp_header().cloned() else {
             return Err(Error::from(upstream::Error::InvalidResponse).into());
         };
-        headers::to_client(&mut answer);
+        headers::to_client(&mut answer, &plan.answer())?;
         if answer.status != http::StatusCode::SWITCHING_PROTOCOLS {
             return refusal::pass_on(session, pod, answer).await;
         }
@@ -152,29 +166,33 @@ impl ProxyHttp for Gateway {
         Context::default()
     }
 
-    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(ResponseCompressionBuilder::enable(compression::LEVEL));
+    }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
         session.set_keepalive(Some(self.listen.keepalive.as_secs().max(1)));
         session.set_read_timeout(Some(self.listen.read_timeout));
         session.set_write_timeout(Some(self.listen.write_timeout));
         session.set_total_drain_timeout(Some(self.listen.read_timeout));
-        session.set_pipelining_enabled(true);
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        let client = Client::new(
-            session.client_addr().and_then(|peer| peer.as_inet()).map(|peer| peer.ip()),
-            &session.req_header().headers,
-            &self.listen.trusted_proxies,
-        );
+        let client = Client::new(session, &self.listen.trusted_proxies);
         let record = record::open(session, client.address, &self.in_flight);
         let record = ctx.record.insert(record);
         let plan = self.plan(session.req_header(), client, record).await?;
-        if let Destination::Text(text) = &plan.route.backend {
-            respond::write_text(session, text).await?;
-            return Ok(true);
+        match &plan.route.backend {
+            Destination::Text(text) => {
+                respond::write_text(session, text).await?;
+                return Ok(true);
+            }
+            Destination::Files(_) => {
+                static_files::serve(session, &plan, &self.roots).await?;
+                return Ok(true);
+            }
+            Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {}
         }
         match headers::is_websocket_upgrade(session.req_header()) {
             Some(valid) if plan.route.row.websocket => {
@@ -235,12 +253,12 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         head: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
         let plan = ctx.plan.as_ref().ok_or(Error::NoRoute)?;
-        headers::to_upstream(head, &plan.rules(session, false))
+        headers::to_upstream(head, &plan.rules(false))
     }
 
     async fn request_body_filter(
@@ -260,12 +278,21 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
-        _: &mut Context,
+        ctx: &mut Context,
     ) -> Result<()> {
-        headers::to_client(head);
-        Ok(())
+        let plan = ctx.plan.as_ref().ok_or(Error::NoRoute)?;
+        headers::to_client(head, &plan.answer())?;
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        if plan.route.row.compress && compression::is_eligible(head) {
+            compression::vary(head)
+        } else {
+            compression::leave(session);
+            Ok(())
+        }
     }
 
     async fn fail_to_proxy(

@@ -44,11 +44,25 @@ fn of(error: Error) -> Problem {
             "The desktop token is missing, invalid or expired. Please reload the page.",
         ),
         Error::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
+        Error::FileForbidden => (StatusCode::FORBIDDEN, "This file may not be read."),
+        Error::FileUnreadable => (StatusCode::INTERNAL_SERVER_ERROR, "This file cannot be read."),
+        Error::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, "The request took too long."),
+        Error::HeadTooLarge => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "The headers of the request are too large.",
+        ),
+        Error::InvalidRequest => (StatusCode::BAD_REQUEST, "The request is not valid."),
+        Error::TargetTooLong => (StatusCode::URI_TOO_LONG, "The address is too long."),
         Error::InvalidPath(_) => (StatusCode::BAD_REQUEST, "The address is not valid."),
         Error::InvalidUpgrade => {
             (StatusCode::BAD_REQUEST, "This is not a valid WebSocket request.")
         }
-        Error::NoRoute => (StatusCode::NOT_FOUND, "There is nothing at this address."),
+        Error::MethodNotAllowed => {
+            (StatusCode::METHOD_NOT_ALLOWED, "This address can only be read.")
+        }
+        Error::NoFile | Error::NoRoute => {
+            (StatusCode::NOT_FOUND, "There is nothing at this address.")
+        }
         Error::PortRefused => (StatusCode::FORBIDDEN, "This port of the desktop is not open."),
         Error::Upstream(upstream) => of_upstream(upstream),
     };
@@ -130,8 +144,27 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
     let mut head = ResponseHeader::build(problem.status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, content_type)?;
     own_headers(&mut head)?;
+    if problem.status == StatusCode::METHOD_NOT_ALLOWED {
+        head.insert_header(header::ALLOW, "GET, HEAD")?;
+    }
     write_whole(session, head, body.into()).await?;
     Ok(keep)
+}
+
+/// Status and whole response for a request that was refused before it was one: there is no session
+/// to write to, and the connection ends.
+#[must_use]
+pub fn raw(error: Error) -> (u16, Bytes) {
+    let problem = of(error);
+    let body = json(&problem);
+    let text = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{body}",
+        problem.status.as_u16(),
+        problem.status.canonical_reason().unwrap_or_default(),
+        body.len(),
+    );
+    (problem.status.as_u16(), text.into())
 }
 
 /// Answers a request with a text of the configuration.

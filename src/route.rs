@@ -3,9 +3,12 @@
 //! Pure functions on values. The order of choice is nginx's: an exact row wins, then the first
 //! pattern in file order, then the longest prefix.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{self, Backend, Config, Layered, TokenPlace};
+use http::{HeaderName, HeaderValue};
+
+use crate::config::{self, Backend, Config, HostRule, Layered, TokenPlace};
 
 mod matcher;
 mod path;
@@ -30,6 +33,8 @@ pub struct Route {
     pub row: config::Route,
     /// Who answers, with names resolved to ports and hosts.
     pub backend: Destination,
+    /// The row's header set.
+    pub headers: HeaderRules,
     matcher: Matcher,
     rewrite: Option<Rewrite>,
 }
@@ -43,8 +48,37 @@ pub enum Destination {
     DesktopPorts(Vec<config::PortRange>),
     /// A fixed service.
     Upstream(config::Upstream),
+    /// The files of this folder.
+    Files(PathBuf),
     /// This text, from deskgate itself.
     Text(String),
+}
+
+/// A [`config::HeaderSet`] whose names and values were parsed.
+#[derive(Clone, Debug)]
+pub struct HeaderRules {
+    /// The `Host` that the upstream sees.
+    pub host: HostRule,
+    /// Request headers that do not reach the upstream.
+    pub remove: Vec<HeaderName>,
+    /// Response headers for the client, unless the upstream sent its own.
+    pub response: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderRules {
+    /// Parses a set; the error is for the operator.
+    fn new(set: &config::HeaderSet) -> Result<Self, String> {
+        let name = |text: &str| {
+            text.parse::<HeaderName>().map_err(|_| format!("\"{text}\" is no header name"))
+        };
+        let mut response = Vec::with_capacity(set.response.len());
+        for (key, value) in &set.response {
+            let value = HeaderValue::from_str(value);
+            response.push((name(key)?, value.map_err(|_| format!("{key}: not a header value"))?));
+        }
+        let remove = set.remove.iter().map(|text| name(text)).collect::<Result<_, _>>()?;
+        Ok(Self { host: set.host, remove, response })
+    }
 }
 
 /// A route found for a path.
@@ -134,6 +168,14 @@ impl Found<'_, '_> {
         }
     }
 
+    /// The part of the public path that is missing upstream: what a path in the upstream's
+    /// redirects must get back. None if the row sends the path as it is, or replaces it.
+    #[must_use]
+    pub fn public_prefix<'p>(&self, path: &'p NormalPath) -> Option<&'p str> {
+        let stripped = self.route.rewrite.as_ref().is_some_and(Rewrite::is_bare_rest);
+        path.as_str().strip_suffix(self.captures.rest).filter(|_| stripped)
+    }
+
     /// The port of the user's pod, or of the upstream; none if the captured port is not allowed.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
@@ -144,7 +186,7 @@ impl Found<'_, '_> {
                 let port = self.captures.port?.parse().ok()?;
                 allowed.iter().any(|range| range.contains(port)).then_some(port)
             }
-            Destination::Text(_) => None,
+            Destination::Files(_) | Destination::Text(_) => None,
         }
     }
 }
@@ -154,6 +196,13 @@ fn compile(row: &config::Route, config: &Config) -> Result<Route, Vec<(&'static 
     let mut wrong = Vec::new();
     let matcher = Matcher::new(&row.matches).map_err(|e| wrong.push(("match", e))).ok();
     let backend = destination(row, config).map_err(|e| wrong.push(("backend", e))).ok();
+    let headers = match config.headers.get(&row.headers) {
+        Some(set) => HeaderRules::new(set).map_err(|e| wrong.push(("headers", e))).ok(),
+        None => {
+            wrong.push(("headers", format!("no set \"{}\" under [headers]", row.headers)));
+            None
+        }
+    };
     let rewrite = row
         .rewrite
         .as_deref()
@@ -168,9 +217,9 @@ fn compile(row: &config::Route, config: &Config) -> Result<Route, Vec<(&'static 
     if matches!(row.backend, Backend::DesktopPorts(_)) && !captures("port") {
         wrong.push(("backend", "desktop_ports needs a pattern that captures (?<port>...)".into()));
     }
-    match (matcher, backend) {
-        (Some(matcher), Some(backend)) if wrong.is_empty() => {
-            let route = Route { row: row.clone(), backend, matcher, rewrite };
+    match (matcher, backend, headers) {
+        (Some(matcher), Some(backend), Some(headers)) if wrong.is_empty() => {
+            let route = Route { row: row.clone(), backend, headers, matcher, rewrite };
             match (route.leads_to_a_desktop(), row.token) {
                 (true, None) => Err(vec![("token", "a desktop backend needs a token".to_owned())]),
                 (false, Some(_)) => {
@@ -198,6 +247,8 @@ fn destination(row: &config::Route, config: &Config) -> Result<Destination, Stri
             Some(upstream) => Ok(Destination::Upstream(upstream.clone())),
             None => Err(format!("no service \"{name}\" under [upstreams]")),
         },
+        Backend::Files(folder) if folder.is_absolute() => Ok(Destination::Files(folder.clone())),
+        Backend::Files(folder) => Err(format!("{} is no absolute path", folder.display())),
         Backend::Text(text) => {
             Ok(Destination::Text(text.replace("{node}", &config.server.node_name)))
         }

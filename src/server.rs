@@ -3,6 +3,7 @@
 //! [`build`] does everything that can fail for reasons of configuration; `deskgate check` is
 //! exactly that and stops there. [`run`] listens.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -10,9 +11,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use pingora::proxy::http_proxy_service_with_name;
+use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
+use pingora::services::listening::Service;
 use tracing::info;
 use zeroize::Zeroizing;
 
@@ -20,12 +22,17 @@ use crate::auth::{
     Authenticator, CacheLimits, KeyError, KeyFile, PayloadKeys, SigningKeys, TargetPolicy,
 };
 use crate::config::{Config, Fault, Layered};
+use crate::files::{Root, Settings};
 use crate::proxy::Gateway;
-use crate::route::Table;
+use crate::route::{Destination, Table};
 use crate::telemetry::access_log::InFlight;
 use crate::upstream::Upstreams;
 use crate::upstream::resolver::Resolver;
 
+use connection::Connections;
+
+mod connection;
+mod proxy_protocol;
 mod shutdown;
 
 use shutdown::Signals;
@@ -85,19 +92,38 @@ pub fn build(layered: &Layered, keys: &KeyTexts) -> Result<Gateway, Vec<Fault>> 
     let resolver = Resolver::new(&layered.config.dns)
         .map_err(|(key, message)| faults.push(layered.fault(key, message)))
         .ok();
+    let roots = table.as_ref().map(|table| roots(table, layered, &mut faults));
     if layered.config.listen.http.is_empty() {
         faults.push(layered.fault("listen.http", "names no address"));
     }
-    match (table, authenticator, resolver) {
-        (Some(table), Some(authenticator), Some(resolver)) if faults.is_empty() => Ok(Gateway {
-            table,
-            authenticator,
-            upstreams: Upstreams::new(resolver),
-            listen: layered.config.listen.clone(),
-            in_flight: InFlight::default(),
-        }),
+    match (table, authenticator, resolver, roots) {
+        (Some(table), Some(authenticator), Some(resolver), Some(roots)) if faults.is_empty() => {
+            Ok(Gateway {
+                table,
+                roots,
+                authenticator,
+                upstreams: Upstreams::new(resolver),
+                listen: layered.config.listen.clone(),
+                in_flight: InFlight::default(),
+            })
+        }
         _ => Err(faults),
     }
+}
+
+/// The folders of the rows that serve files.
+fn roots(table: &Table, layered: &Layered, faults: &mut Vec<Fault>) -> BTreeMap<String, Root> {
+    let mut roots = BTreeMap::new();
+    for route in table.iter() {
+        let Destination::Files(folder) = &route.backend else { continue };
+        let name = &route.row.name;
+        let fallback = route.row.fallback.clone();
+        match Root::new(Settings { fallback, ..Settings::new(folder.clone()) }) {
+            Ok(root) => drop(roots.insert(name.clone(), root)),
+            Err(error) => faults.push(layered.fault(&format!("route.{name}.backend"), error)),
+        }
+    }
+    roots
 }
 
 /// The authenticator alone, for commands that judge tokens.
@@ -157,7 +183,7 @@ pub enum ListenError {
     Thread(std::io::Error),
 }
 
-/// Serves until a signal ends the process (see [`shutdown`]).
+/// Serves until a signal ends the process (see `server/shutdown.rs`).
 ///
 /// # Errors
 /// If an address cannot be listened on.
@@ -172,7 +198,10 @@ pub fn run(gateway: Gateway, config: &Config) -> Result<(), ListenError> {
     }
     let in_flight = gateway.in_flight.clone();
     let conf = Arc::new(server_conf(config));
-    let mut service = http_proxy_service_with_name(&conf, gateway, "deskgate");
+    let app = Arc::new(http_proxy(&conf, gateway));
+    let listen = config.listen.clone();
+    let app = Connections { app, listen, in_flight: in_flight.clone() };
+    let mut service = Service::new("deskgate".to_owned(), app);
     for address in &config.listen.http {
         service.add_tcp(&address.to_string());
         info!(%address, "listening");

@@ -1,7 +1,7 @@
 //! Tunnels: from an accepted upgrade to the last byte.
 //!
 //! A tunnel leaves pingora. Its session is taken out of the request, both sides' raw streams go to
-//! our own [`relay`], in a task of its own, and the request's memory is freed. (pingora 0.9.1 can
+//! our own [`mod@relay`], in a task of its own, and the request's memory is freed. (pingora 0.9.1 can
 //! end its built-in tunnel when a 101 arrives before the empty request body was processed,
 //! cloudflare/pingora#946.)
 

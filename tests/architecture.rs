@@ -10,7 +10,8 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("auth", &["config"], &["pingora", "tokio", "hyper", "std::fs", "std::env", "SystemTime"]),
     ("redact", &["auth"], &["pingora", "tokio"]),
     ("upstream", &["auth", "config"], &[]),
-    ("error", &["auth", "route", "upstream"], &["tokio"]),
+    ("files", &[], &["pingora", "hyper", "std::env", "SystemTime::now"]),
+    ("error", &["auth", "files", "route", "upstream"], &["tokio"]),
     ("respond", &["error", "upstream"], &["tokio", "tracing"]),
     ("telemetry", &["auth", "config"], &["pingora", "tokio"]),
     ("tunnel", &["config", "telemetry"], &[]),
@@ -20,6 +21,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
             "auth",
             "config",
             "error",
+            "files",
             "redact",
             "respond",
             "route",
@@ -29,7 +31,11 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         ],
         &["std::fs", "std::env"],
     ),
-    ("server", &["auth", "config", "proxy", "route", "telemetry", "upstream"], &["std::env"]),
+    (
+        "server",
+        &["auth", "config", "error", "files", "proxy", "respond", "route", "telemetry", "upstream"],
+        &["std::env"],
+    ),
     ("demo", &[], &["pingora"]),
 ];
 

@@ -22,6 +22,8 @@ mod auth;
 mod bodies;
 /// Every command of the command line.
 mod commands;
+/// What happens before a request is one: PROXY headers, limits of a head.
+mod connection;
 /// The README against the program.
 mod documents;
 /// Real desktops and a real browser.
@@ -33,6 +35,8 @@ mod headers;
 mod lifecycle;
 /// Access log lines, and that no token is in them or anywhere else.
 mod logs;
+/// Redirects, compression, files.
+mod responses;
 /// Which upstream gets a path, and what it gets.
 mod routing;
 /// Tunnels.

@@ -35,6 +35,7 @@ fn row(route: &Route) -> String {
         Backend::Desktop(port) => format!("the pod's {port}"),
         Backend::DesktopPorts(_) => "the pod, port in the path".to_owned(),
         Backend::Upstream(name) => name.clone(),
+        Backend::Files(folder) => format!("files of `{}`", folder.display()),
         Backend::Text(_) => "deskgate".to_owned(),
     };
     format!(

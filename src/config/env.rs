@@ -63,6 +63,7 @@ const fn number(variable: &'static str, key: &'static str) -> Override {
 /// `PYOS_SERVICE_HOST` (which Kubernetes injects) is not among them: it pins the cluster address of
 /// the moment the pod started, where the name keeps working when the Service is made again.
 pub const OVERRIDES: &[Override] = &[
+    text("DESKGATE_PROFILE", "profile"),
     text("JWT_DESKTOP_SIGNING_PUBLIC_KEY", "auth.signing_keys"),
     text("JWT_DESKTOP_PAYLOAD_PRIVATE_KEY", "auth.payload_keys"),
     text("JWT_DESKTOP_PAYLOAD_PUBLIC_KEY", "auth.payload_keys"),
@@ -72,6 +73,7 @@ pub const OVERRIDES: &[Override] = &[
     number("PYOS_SERVICE_PORT", "upstreams.pyos.port"),
     text("SPEEDTEST_FQDN", "upstreams.speedtest.host"),
     text("WEBSITE_FQDN", "upstreams.website.host"),
+    text("CONSOLE_FQDN", "upstreams.console.host"),
     text("NAMESERVER_RESOLVER", "dns.servers"),
     text("DESKGATE_LOG_LEVEL", "log.level"),
     text("DESKGATE_LOG_FORMAT", "log.format"),

@@ -10,10 +10,10 @@ use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::BUILT_IN;
 use super::decode::decode;
 use super::env::{Environment, Kind, OVERRIDES};
 use super::origin::{Fault, Layered, Origin, Origins, join};
+use super::{BUILT_IN, Profile};
 
 /// How messages call the embedded `conf/deskgate.toml`.
 pub(super) const BUILT_IN_NAME: &str = "built-in";
@@ -23,10 +23,10 @@ const CHOICES: [&str; 2] = ["match", "backend"];
 
 /// Reads the operator's file, if there is one, and merges all layers.
 pub(super) fn load(file: Option<&Path>, env: &dyn Environment) -> Result<Layered, Vec<Fault>> {
-    let Some(path) = file else { return build(&[(BUILT_IN_NAME, BUILT_IN)], env) };
+    let Some(path) = file else { return build(None, env) };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => build(&[(BUILT_IN_NAME, BUILT_IN), (&name, &text)], env),
+        Ok(text) => build(Some((&name, &text)), env),
         Err(error) => Err(vec![Fault {
             origin: Origin::File { name, line: 1 },
             key: String::new(),
@@ -35,12 +35,18 @@ pub(super) fn load(file: Option<&Path>, env: &dyn Environment) -> Result<Layered
     }
 }
 
-/// Merges `(name, text)` layers and the environment, then decodes the result.
-pub(super) fn build(layers: &[(&str, &str)], env: &dyn Environment) -> Result<Layered, Vec<Fault>> {
+/// Merges the built-in layers, the operator's `(name, text)` and the environment, then decodes the
+/// result.
+pub(super) fn build(
+    file: Option<(&str, &str)>,
+    env: &dyn Environment,
+) -> Result<Layered, Vec<Fault>> {
     let mut table = Table::new();
     let mut origins = Origins::default();
     let mut faults = Vec::new();
-    for (name, text) in layers {
+    let profile = profile(file, env);
+    let built_in = [(BUILT_IN_NAME, BUILT_IN), (profile.name(), profile.text())];
+    for (name, text) in built_in.into_iter().chain(file) {
         match parse(name, text) {
             Ok((layer, keys)) => {
                 merge(&mut table, layer);
@@ -62,6 +68,19 @@ pub(super) fn build(layers: &[(&str, &str)], env: &dyn Environment) -> Result<La
             Ok(Layered { config, origins })
         }
         _ => Err(faults),
+    }
+}
+
+/// The profile that the environment or the file chooses. One that does not exist is reported when
+/// the merged table is decoded.
+fn profile(file: Option<(&str, &str)>, env: &dyn Environment) -> Profile {
+    let chosen = env.var("DESKGATE_PROFILE").or_else(|| {
+        let table = file?.1.parse::<Table>().ok()?;
+        table.get("profile")?.as_str().map(ToOwned::to_owned)
+    });
+    match chosen.as_deref() {
+        Some("abcdesktop-3") => Profile::Abcdesktop3,
+        _ => Profile::Abcdesktop4,
     }
 }
 

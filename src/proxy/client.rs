@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 use ipnet::IpNet;
+use pingora::proxy::Session;
 
 /// What is known of the client's side of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,17 +15,35 @@ pub(super) struct Client {
     pub(super) peer: Option<IpAddr>,
     /// Whether the peer's `X-Forwarded-*` headers are believed.
     pub(super) trusted: bool,
+    /// `http` or `https`, as the client came to us or to a trusted proxy.
+    pub(super) scheme: String,
 }
 
 impl Client {
+    /// Judges a request by its connection and its headers.
+    pub(super) fn new(session: &Session, trusted: &[IpNet]) -> Self {
+        let peer = session.client_addr().and_then(|peer| peer.as_inet()).map(|peer| peer.ip());
+        let headers = &session.req_header().headers;
+        let mut client = Self::judge(peer, headers, trusted);
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let said = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+        client.scheme =
+            match said.filter(|said| client.trusted && matches!(*said, "http" | "https")) {
+                Some(said) => said.to_owned(),
+                None if tls => "https".to_owned(),
+                None => "http".to_owned(),
+            };
+        client
+    }
+
     /// Judges by the peer and the request's `X-Forwarded-For`: from the right, the first address
     /// that is not a trusted proxy is the client's. What stands to the left of it, anybody may
     /// have written.
-    pub(super) fn new(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+    fn judge(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let peer = peer.map(|address| address.to_canonical());
         let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
         if !peer.is_some_and(is_trusted) {
-            return Self { address: peer, peer, trusted: false };
+            return Self { address: peer, peer, trusted: false, scheme: String::new() };
         }
         let mut address = peer;
         let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
@@ -38,7 +57,7 @@ impl Client {
                 break;
             }
         }
-        Self { address, peer, trusted: true }
+        Self { address, peer, trusted: true, scheme: String::new() }
     }
 }
 
@@ -64,7 +83,7 @@ mod tests {
             if !forwarded.is_empty() {
                 headers.insert("x-forwarded-for", forwarded.parse().unwrap());
             }
-            let client = Client::new(Some(peer.parse().unwrap()), &headers, &trusted);
+            let client = Client::judge(Some(peer.parse().unwrap()), &headers, &trusted);
             assert_eq!(client.address, Some(want.parse().unwrap()), "{peer} {forwarded}");
         }
     }

@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pingora::proxy::Session;
-
 use super::client::Client;
-use super::headers::Rules;
+use super::headers::{Answer, Rules};
 use crate::auth::Desktop;
 use crate::route::Route;
 use crate::telemetry::access_log::Record;
@@ -29,6 +27,14 @@ pub(super) struct Plan {
     pub(super) target: String,
     /// Port of the upstream; 0 for rows that deskgate answers itself.
     pub(super) port: u16,
+    /// The client's `Host`.
+    pub(super) public: Option<String>,
+    /// The `Host` for the upstream.
+    pub(super) sent: String,
+    /// What the row took off the front of the path.
+    pub(super) prefix: Option<String>,
+    /// `http` or `https`, as the client came to us or to a trusted proxy.
+    pub(super) scheme: String,
     /// Addresses to try, in order; empty until they were looked up.
     pub(super) addresses: Vec<SocketAddr>,
     /// The address that is tried now.
@@ -39,15 +45,25 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The header rules for this request.
-    pub(super) fn rules(&self, session: &Session, upgrade: bool) -> Rules<'_> {
-        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    pub(super) fn rules(&self, upgrade: bool) -> Rules<'_> {
         Rules {
             route: &self.route,
             client: &self.client,
             target: &self.target,
-            port: self.port,
-            scheme: if tls { "https" } else { "http" },
+            sent: &self.sent,
+            scheme: &self.scheme,
             upgrade,
+        }
+    }
+
+    /// The header rules for its response.
+    pub(super) fn answer(&self) -> Answer<'_> {
+        Answer {
+            route: &self.route,
+            scheme: &self.scheme,
+            public: self.public.as_deref(),
+            sent: &self.sent,
+            prefix: self.prefix.as_deref(),
         }
     }
 }

@@ -5,6 +5,7 @@ use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::client::Client;
+use super::location::{self, Places};
 use crate::config::{HostRule, Upstream};
 use crate::redact;
 use crate::route::{Destination, Route};
@@ -41,10 +42,10 @@ pub(super) struct Rules<'a> {
     pub(super) client: &'a Client,
     /// Request target for the upstream, without the token.
     pub(super) target: &'a str,
-    /// Port of the user's pod, for its `Host`.
-    pub(super) port: u16,
+    /// `Host` for the upstream.
+    pub(super) sent: &'a str,
     /// `http` or `https`, as the client connected to us.
-    pub(super) scheme: &'static str,
+    pub(super) scheme: &'a str,
     /// Keep the upgrade headers.
     pub(super) upgrade: bool,
 }
@@ -60,12 +61,13 @@ pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result
     // Other servers take `X_Real_IP` for `X-Real-IP`, and a pod trusts a header `broadcast_cookie`.
     remove_all(head, |name| name.as_str().contains('_'));
     forwarded(head, rules, host.as_ref())?;
+    remove_all(head, |name| rules.route.headers.remove.contains(name));
     if rules.route.leads_to_a_desktop() {
         // A pod runs what its user likes: it gets no credentials (and asks for none).
         remove_all(head, |name| name == TOKEN_HEADER || name == header::AUTHORIZATION);
         scrub_referer(head)?;
     }
-    set_host(head, rules, host.as_ref())?;
+    head.insert_header(header::HOST, rules.sent)?;
     let target = rules.target.parse::<http::Uri>();
     if let Ok(uri) = target {
         head.set_uri(uri);
@@ -73,19 +75,48 @@ pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result
     head.set_raw_path(rules.target.as_bytes())
 }
 
+/// What the rules for a response depend on.
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    pub(super) route: &'a Route,
+    /// `http` or `https`, as the client came to us or to a trusted proxy.
+    pub(super) scheme: &'a str,
+    /// The client's `Host`.
+    pub(super) public: Option<&'a str>,
+    /// The `Host` that the upstream got.
+    pub(super) sent: &'a str,
+    /// What was taken off the front of the path.
+    pub(super) prefix: Option<&'a str>,
+}
+
 /// Turns the upstream's response head into the client's, in place.
-pub(super) fn to_client(head: &mut ResponseHeader) {
-    head.remove_header(&header::SERVER);
+pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Result<()> {
     let inert: Vec<_> = head
         .headers
         .keys()
         // Orders to a proxy: a pod could redirect a request inside of us.
-        .filter(|name| name.as_str().starts_with("x-accel-"))
+        .filter(|name| name.as_str().starts_with("x-accel-") || *name == header::SERVER)
         .cloned()
         .collect();
     for name in inert {
         head.remove_header(&name);
     }
+    if let Some(public) = answer.public {
+        let Answer { scheme, sent, prefix, .. } = *answer;
+        let places = Places { scheme, public, sent, prefix };
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let value = head.headers.get(&name).and_then(|value| value.to_str().ok());
+            if let Some(rewritten) = value.and_then(|value| location::rewrite(value, &places)) {
+                head.insert_header(name, rewritten)?;
+            }
+        }
+    }
+    for (name, value) in &answer.route.headers.response {
+        if !head.headers.contains_key(name) {
+            head.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a request asks for a WebSocket (RFC 6455 §4.2.1); `None` if it asks for no upgrade.
@@ -189,18 +220,15 @@ fn scrub_referer(head: &mut RequestHeader) -> Result<()> {
     head.insert_header(header::REFERER, scrubbed)
 }
 
-fn set_host(head: &mut RequestHeader, rules: &Rules<'_>, host: Option<&HeaderValue>) -> Result<()> {
-    let client_host = host.and_then(|host| host.to_str().ok()).map(without_port);
-    let value = match (rules.route.row.host, &rules.route.backend, client_host) {
+/// The `Host` for the upstream, by the row's header set.
+pub(super) fn upstream_host(route: &Route, port: u16, public: Option<&str>) -> String {
+    match (route.headers.host, &route.backend, public.map(without_port)) {
         (HostRule::Client, _, Some(host)) => host,
         (_, Destination::Upstream(Upstream { host, port: 80 }), _) => host.clone(),
         (_, Destination::Upstream(Upstream { host, port }), _) => format!("{host}:{port}"),
         // A pod's address is nobody's business, its own included: no pod looks at `Host`.
-        (_, Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Text(_), _) => {
-            format!("desktop:{}", rules.port)
-        }
-    };
-    head.insert_header(header::HOST, value)
+        _ => format!("desktop:{port}"),
+    }
 }
 
 /// A host in lower case without its port, as nginx's `$host`.

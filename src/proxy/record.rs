@@ -1,7 +1,6 @@
 //! Fills a request's access log record.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use http::{Version, header};
 use pingora::proxy::Session;
@@ -10,9 +9,6 @@ use super::context::Context;
 use super::headers;
 use crate::redact;
 use crate::telemetry::access_log::{InFlight, Record};
-
-/// nginx's code for "the client left before there was a response".
-const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Longest field of the client's that is kept, in bytes: what is logged has a bound.
 const MAX_FIELD: usize = 2048;
@@ -25,28 +21,20 @@ pub(super) fn open(session: &Session, client: Option<IpAddr>, in_flight: &InFlig
         value.map(|value| kept(&value)).unwrap_or_default()
     };
     let host = headers::host_of(head);
-    Record {
-        start: Instant::now(),
-        client,
-        method: kept(head.method.as_str()),
-        target: kept(&String::from_utf8_lossy(head.raw_path())),
-        version: match head.version {
-            Version::HTTP_2 => "HTTP/2.0",
-            Version::HTTP_11 => "HTTP/1.1",
-            Version::HTTP_10 => "HTTP/1.0",
-            _ => "HTTP/0.9",
-        },
-        host: host.map(|host| kept(&String::from_utf8_lossy(host.as_bytes()))).unwrap_or_default(),
-        referer: field(header::REFERER),
-        user_agent: field(header::USER_AGENT),
-        route: String::new(),
-        token: None,
-        status: CLIENT_CLOSED_REQUEST,
-        received: 0,
-        sent: 0,
-        reason: "",
-        under_way: in_flight.enter(),
-    }
+    let mut record = Record::empty(client, in_flight.enter());
+    record.method = kept(head.method.as_str());
+    record.target = kept(&String::from_utf8_lossy(head.raw_path()));
+    record.version = match head.version {
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/0.9",
+    };
+    record.host =
+        host.map(|host| kept(&String::from_utf8_lossy(host.as_bytes()))).unwrap_or_default();
+    record.referer = field(header::REFERER);
+    record.user_agent = field(header::USER_AGENT);
+    record
 }
 
 /// Notes why a request failed.

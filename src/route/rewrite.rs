@@ -27,6 +27,11 @@ impl Rewrite {
         Ok(Self { before: before.to_owned(), after: after.map(ToOwned::to_owned) })
     }
 
+    /// Whether nothing but what follows the prefix is sent.
+    pub(super) fn is_bare_rest(&self) -> bool {
+        matches!(self.before.as_str(), "" | "/") && self.after.as_deref() == Some("")
+    }
+
     /// The path for these captures; always absolute, with one slash where the parts meet.
     pub(super) fn apply(&self, captures: &Captures<'_>) -> String {
         let Some(after) = &self.after else { return self.before.clone() };

@@ -15,6 +15,21 @@ const ROWS: &[(&str, &str, u16, &str)] = &[
     ("/websockify", "websockify", 6081, "/"),
     ("/websockify/", "website", 80, "/websockify/?q=1"),
     ("/Websockify", "website", 80, "/Websockify?q=1"),
+    ("/signalling", "signalling", 29787, "/"),
+    ("/signalling/x", "website", 80, "/signalling/x?q=1"),
+    ("/sound", "sound", 29788, "/"),
+    ("/sound/x", "sound", 29788, "/"),
+    ("/soundx", "website", 80, "/soundx?q=1"),
+    ("/microphone", "microphone", 29789, "/"),
+    ("/gamepad", "gamepad", 29790, "/"),
+    ("/snapshot/full", "snapshot", 29785, "/snapshot/full?q=1"),
+    ("/console", "console", 80, "/?q=1"),
+    ("/console/a", "console", 80, "/a?q=1"),
+    ("/consolefoo", "website", 80, "/consolefoo?q=1"),
+    ("/container/8080", "container-header", 8080, "/container/8080?q=1"),
+    ("/API/composer/launchdesktop", "launch", 8000, "/API/composer/launchdesktop?q=1"),
+    ("/API/manager/image", "images", 8000, "/API/manager/image?q=1"),
+    ("/.well-known/acme-challenge/x", "well-known", 0, "/.well-known/acme-challenge/x?q=1"),
     ("/spawner", "spawner", 29786, "/spawner?q=1"),
     ("/spawner/about", "spawner", 29786, "/spawner/about?q=1"),
     ("/spawnerx", "website", 80, "/spawnerx?q=1"),
@@ -75,6 +90,56 @@ fn each_path_finds_its_row_port_and_upstream_target() {
         assert_eq!(found.route.row.name, *name, "{raw}");
         assert_eq!(found.port().unwrap_or(0), *port, "{raw}");
         assert_eq!(found.upstream_target(&path, Some("q=1")), *target, "{raw}");
+    }
+}
+
+/// What profile 3 does otherwise.
+const ROWS_3: &[(&str, &str, u16, &str)] = &[
+    ("/speedtest/garbage.php", "speedtest", 80, "/speedtest/garbage.php?q=1"),
+    ("/img/app/x.svg", "app-icons", 8000, "/img/app/x.svg?q=1"),
+    ("/img/x.svg", "website", 0, "/img/x.svg?q=1"),
+    ("/u8_1_11025", "audio", 4714, "/listen/source/u8_1_11025.monitor"),
+    ("/s16_1_44100", "audio", 4714, "/listen/source/s16_1_44100.monitor"),
+    ("/ulaw8_1_8000/x", "audio", 4714, "/listen/source/ulaw8_1_8000.monitor"),
+    ("/u16_1_44100", "website", 0, "/u16_1_44100?q=1"),
+    ("/mimetypes/a.svg", "mimetypes", 0, "/mimetypes/a.svg?q=1"),
+    ("/node.txt", "node", 0, "/node.txt?q=1"),
+    ("/node", "website", 0, "/node?q=1"),
+    ("/sound", "website", 0, "/sound?q=1"),
+    ("/console", "website", 0, "/console?q=1"),
+    ("/websockify", "websockify", 6081, "/"),
+];
+
+#[test]
+fn profile_3_has_rows_of_its_own() {
+    let layered = Config::from_text("t", "profile = \"abcdesktop-3\"").unwrap();
+    let table = Table::new(&layered).unwrap();
+    for (raw, name, port, target) in ROWS_3 {
+        let path = path(raw);
+        let found = table.find(&path).unwrap();
+        assert_eq!(found.route.row.name, *name, "{raw}");
+        assert_eq!(found.port().unwrap_or(0), *port, "{raw}");
+        assert_eq!(found.upstream_target(&path, Some("q=1")), *target, "{raw}");
+    }
+    for route in table.iter() {
+        let mut found = ROWS_3.iter().chain(ROWS).map(|row| row.1);
+        assert!(found.any(|name| name == route.row.name), "{}", route.row.name);
+    }
+}
+
+#[test]
+fn what_was_taken_off_the_path_is_known() {
+    let table = table();
+    for (raw, want) in [
+        ("/console/a/b", Some("/console")),
+        ("/console", Some("/console")),
+        ("/container/T/8080/x/y", Some("/container/T/8080")),
+        ("/container/T/8080", Some("/container/T/8080")),
+        ("/websockify", None),
+        ("/API/x", None),
+    ] {
+        let path = path(raw);
+        assert_eq!(table.find(&path).unwrap().public_prefix(&path), want, "{raw}");
     }
 }
 
@@ -157,6 +222,7 @@ name = "bad name"
 match = { exact = "nope" }
 backend = { desktop = "nowhere" }
 rewrite = "{user}"
+headers = "none"
 [[route]]
 name = "no-token"
 match = { exact = "/a" }
@@ -189,12 +255,13 @@ backend = { upstream = "pyos" }
         "t.toml:4: route.bad name.match: \"nope\" must start with /",
         "t.toml:5: route.bad name.backend: no port \"nowhere\"",
         "t.toml:6: route.bad name.rewrite: ",
-        "t.toml:7: route.no-token.token: a desktop backend needs a token",
-        "t.toml:14: route.no-capture.token: \"path\" needs a pattern",
-        "t.toml:15: route.no-capture.backend: desktop_ports needs a pattern",
-        "t.toml:18: route.open.match: is no valid pattern",
-        "t.toml:19: route.open.backend: no service \"nobody\"",
-        "t.toml:23: route.needless.token: only desktop backends",
+        "t.toml:7: route.bad name.headers: no set \"none\"",
+        "t.toml:8: route.no-token.token: a desktop backend needs a token",
+        "t.toml:15: route.no-capture.token: \"path\" needs a pattern",
+        "t.toml:16: route.no-capture.backend: desktop_ports needs a pattern",
+        "t.toml:19: route.open.match: is no valid pattern",
+        "t.toml:20: route.open.backend: no service \"nobody\"",
+        "t.toml:24: route.needless.token: only desktop backends",
         "route.healthz: an earlier row has the same match",
     ] {
         assert!(found.iter().any(|fault| fault.contains(want)), "no «{want}» in {found:#?}");

@@ -9,6 +9,9 @@ use tracing::info;
 
 use crate::auth::Fingerprint;
 
+/// nginx's code for "the client left before there was a response".
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 /// Counts the requests and tunnels under way.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight(Arc<AtomicUsize>);
@@ -72,6 +75,30 @@ pub struct Record {
     pub reason: &'static str,
     /// Counts the request as under way until its line is written.
     pub under_way: Entered,
+}
+
+impl Record {
+    /// The record of a request that begins now and of which nothing is known yet.
+    #[must_use]
+    pub fn empty(client: Option<IpAddr>, under_way: Entered) -> Self {
+        Self {
+            start: Instant::now(),
+            client,
+            method: String::new(),
+            target: String::new(),
+            version: "",
+            host: String::new(),
+            referer: String::new(),
+            user_agent: String::new(),
+            route: String::new(),
+            token: None,
+            status: CLIENT_CLOSED_REQUEST,
+            received: 0,
+            sent: 0,
+            reason: "",
+            under_way,
+        }
+    }
 }
 
 impl Drop for Record {

@@ -74,8 +74,12 @@ impl Gateway {
                 return Some(false);
             }
             gateway.line_with("listening")?;
-            let probe = b"GET /healthz HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n";
-            raw(address, probe).is_ok_and(|answer| answer.status == 200).then_some(true)
+            // As the health check of a load balancer that speaks the PROXY protocol.
+            let greeting = if toml.contains("proxy_protocol") { "PROXY UNKNOWN\r\n" } else { "" };
+            let probe = "GET /healthz HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n";
+            raw(address, format!("{greeting}{probe}"))
+                .is_ok_and(|answer| answer.status == 200)
+                .then_some(true)
         });
         if !alive {
             for reader in gateway.readers.drain(..) {

@@ -14,7 +14,30 @@ fn faults(text: &str) -> Vec<String> {
 fn the_built_in_file_is_a_whole_configuration() {
     let layered = Config::load(None, &env::None).unwrap();
     assert_eq!(layered.config.desktop.domain(), "desktop.abcdesktop.svc.cluster.local");
-    assert_eq!(layered.config.routes.len(), 14);
+    assert_eq!(layered.config.routes.len(), 24);
+}
+
+#[test]
+fn the_profile_is_chosen_by_the_file_or_the_environment() {
+    let row = |layered: &Layered, name: &str| {
+        layered.config.routes.iter().any(|route| route.name == name)
+    };
+    let three = Config::from_text("t", "profile = \"abcdesktop-3\"").unwrap();
+    assert!(row(&three, "audio") && !row(&three, "console"));
+    let four = Config::load(None, &env::None).unwrap();
+    assert!(row(&four, "console") && !row(&four, "audio"));
+    let three = Config::load(None, &Set(&[("DESKGATE_PROFILE", "abcdesktop-3")])).unwrap();
+    assert!(row(&three, "audio"));
+    let found = faults("profile = \"abcdesktop-5\"\n");
+    assert!(found[0].starts_with("my.toml:1: profile: unknown variant"), "{found:#?}");
+}
+
+#[test]
+fn a_shipped_profile_can_be_given_as_a_file() {
+    let built_in = Config::from_text("t", "profile = \"abcdesktop-3\"").unwrap();
+    let text = Profile::Abcdesktop3.text();
+    let given = Config::from_text("abcdesktop-3.toml", text).unwrap();
+    assert_eq!(format!("{:?}", given.config), format!("{:?}", built_in.config));
 }
 
 #[test]

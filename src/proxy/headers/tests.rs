@@ -13,12 +13,14 @@ fn sent(path: &str, headers: &[(&str, &str)], trusted: bool) -> RequestHeader {
         head.append_header((*name).to_owned(), (*value).to_owned()).unwrap();
     }
     let peer = Some("203.0.113.9".parse().unwrap());
-    let client = Client { address: peer, peer, trusted };
+    let client = Client { address: peer, peer, trusted, scheme: "http".to_owned() };
+    let public = host_of(&head);
+    let public = public.as_ref().map(|host| host.to_str().unwrap());
     let rules = Rules {
         route: found.route,
         client: &client,
         target: "/target?q",
-        port: found.port().unwrap(),
+        sent: &upstream_host(found.route, found.port().unwrap(), public),
         scheme: "http",
         upgrade: false,
     };
@@ -163,10 +165,38 @@ fn orders_to_a_proxy_are_inert() {
     ] {
         head.insert_header(name, value).unwrap();
     }
-    to_client(&mut head);
+    let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
+    let answer = Answer {
+        route: table.iter().find(|route| route.row.name == "filer").unwrap(),
+        scheme: "http",
+        public: Some("desk.example"),
+        sent: "desktop:29783",
+        prefix: None,
+    };
+    to_client(&mut head, &answer).unwrap();
     let mut left: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
     left.sort_unstable();
     assert_eq!(left, ["location", "set-cookie"]);
+}
+
+#[test]
+fn static_content_gets_the_security_headers_that_it_has_not() {
+    let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
+    let answer = Answer {
+        route: table.iter().find(|route| route.row.name == "website").unwrap(),
+        scheme: "http",
+        public: Some("desk.example"),
+        sent: "website",
+        prefix: None,
+    };
+    let mut head = ResponseHeader::build(200, None).unwrap();
+    head.insert_header("x-frame-options", "DENY").unwrap();
+    to_client(&mut head, &answer).unwrap();
+    let value = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(value("x-frame-options"), Some("DENY"));
+    assert_eq!(head.headers.get_all("x-frame-options").iter().count(), 1);
+    assert_eq!(value("x-content-type-options"), Some("nosniff"));
+    assert_eq!(value("referrer-policy"), Some("no-referrer"));
 }
 
 proptest! {

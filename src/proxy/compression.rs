@@ -1,0 +1,100 @@
+//! Which responses are compressed on their way to the client. How is pingora's module's business.
+
+use http::{HeaderMap, StatusCode, header};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::modules::http::compression::ResponseCompression;
+use pingora::proxy::Session;
+
+/// zstd, brotli and gzip level: nginx's `gzip_comp_level` of the incumbent.
+pub(super) const LEVEL: u32 = 5;
+
+/// Shorter bodies gain nothing, as in the incumbent.
+const MIN_LENGTH: u64 = 2048;
+
+/// The incumbent's types.
+const TYPES: [&str; 12] = [
+    "application/javascript",
+    "application/json",
+    "application/x-javascript",
+    "application/xml",
+    "application/xml+rss",
+    "image/svg+xml",
+    "text/css",
+    "text/html",
+    "text/javascript",
+    "text/plain",
+    "text/xml",
+    "application/manifest+json",
+];
+
+/// Whether another client might get this response compressed. `text/event-stream` is not among the
+/// types: an event must not wait for the next one.
+pub(super) fn is_eligible(head: &ResponseHeader) -> bool {
+    let value = |name| text(&head.headers, name);
+    let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim();
+    let length = value(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    let whole = head.status.is_success()
+        && head.status != StatusCode::PARTIAL_CONTENT
+        && head.status != StatusCode::NO_CONTENT
+        || head.status.is_client_error()
+        || head.status.is_server_error();
+    whole
+        && length.is_none_or(|length| length >= MIN_LENGTH)
+        && TYPES.iter().any(|known| known.eq_ignore_ascii_case(content_type))
+        && !head.headers.contains_key(header::CONTENT_ENCODING)
+        && !value(header::CACHE_CONTROL)
+            .is_some_and(|value| value.to_ascii_lowercase().contains("no-transform"))
+}
+
+/// Says that the response depends on what the client accepts, compressed or not (RFC 9110
+/// section 12.5.5).
+pub(super) fn vary(head: &mut ResponseHeader) -> Result<()> {
+    let named = head.headers.get_all(header::VARY).iter().any(|line| {
+        let line = line.to_str().unwrap_or_default().to_ascii_lowercase();
+        line.split(',').map(str::trim).any(|name| name == "*" || name == "accept-encoding")
+    });
+    if named { Ok(()) } else { head.append_header(header::VARY, "Accept-Encoding").map(drop) }
+}
+
+/// Leaves the response as it is.
+pub(super) fn leave(session: &mut Session) {
+    if let Some(module) = session.downstream_modules_ctx.get_mut::<ResponseCompression>()
+        && module.is_header_phase()
+    {
+        module.adjust_level(0);
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_long_texts_that_nobody_forbids_are_compressed() {
+        let judge = |status: u16, headers: &[(&'static str, &str)]| {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            for (name, value) in headers {
+                head.insert_header(*name, *value).unwrap();
+            }
+            is_eligible(&head)
+        };
+        let json = ("content-type", "application/json; charset=utf-8");
+        assert!(judge(200, &[json]));
+        assert!(judge(200, &[json, ("content-length", "2048")]));
+        assert!(judge(404, &[("content-type", "text/html")]));
+        assert!(!judge(200, &[json, ("content-length", "2047")]));
+        assert!(!judge(200, &[("content-type", "text/event-stream")]));
+        assert!(!judge(200, &[("content-type", "image/png")]));
+        assert!(!judge(200, &[]));
+        assert!(!judge(206, &[json]));
+        assert!(!judge(304, &[json]));
+        assert!(!judge(200, &[json, ("content-encoding", "br")]));
+        assert!(!judge(200, &[json, ("cache-control", "private, no-transform")]));
+    }
+}

@@ -1,0 +1,54 @@
+//! Answers a request with a file.
+
+use std::collections::BTreeMap;
+
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::compression;
+use super::context::Plan;
+use crate::error::Error;
+use crate::files::{Body, Root};
+
+/// Writes what the row's folder has at the path.
+pub(super) async fn serve(
+    session: &mut Session,
+    plan: &Plan,
+    roots: &BTreeMap<String, Root>,
+) -> Result<()> {
+    let root = roots.get(&plan.route.row.name).ok_or(Error::NoRoute)?;
+    let (path, query) = match plan.target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (plan.target.as_str(), None),
+    };
+    let request = session.req_header();
+    let file = root.serve(&request.method, path, query, &request.headers).await;
+    let mut file = file.map_err(Error::from)?;
+    let mut head = ResponseHeader::build(file.status, Some(file.headers.len() + 4))?;
+    for (name, value) in &file.headers {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    for (name, value) in &plan.route.headers.response {
+        if !head.headers.contains_key(name) {
+            head.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    // The folder chose an encoding already.
+    compression::leave(session);
+    let bodyless = matches!(file.body, Body::Empty);
+    session.write_response_header(Box::new(head), bodyless).await?;
+    match &mut file.body {
+        Body::Empty => Ok(()),
+        Body::Whole(bytes) => session.write_response_body(Some(bytes.clone()), true).await,
+        Body::Stream(stream) => loop {
+            // A file that cannot be read on breaks the response off, visibly.
+            let chunk = stream.next().await.map_err(|_| Error::FileUnreadable)?;
+            let end = chunk.is_none();
+            session.write_response_body(chunk, end).await?;
+            if end {
+                return Ok(());
+            }
+        },
+    }
+}

@@ -1,0 +1,220 @@
+//! A client's connection: PROXY header, then one request head after the other, each within limits
+//! before pingora sees it.
+//!
+//! pingora bounds neither the time nor, usefully, the size of a head, and answers a bad one itself.
+//! Here a head is read whole, judged, and handed to pingora's session as bytes already read.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::proxy_protocol;
+use crate::config::Listen;
+use crate::error::Error;
+use crate::respond;
+use crate::telemetry::access_log::{InFlight, Record};
+
+/// First size of the buffer for a head.
+const HEAD_BUFFER: usize = 4096;
+
+/// Most headers of a request that can be configured.
+const MOST_HEADERS: usize = 256;
+
+/// Longest wait for a client to take the answer to a head that was refused.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// Serves the connections of all listeners.
+pub(super) struct Connections<A> {
+    pub(super) app: Arc<A>,
+    pub(super) listen: Listen,
+    pub(super) in_flight: InFlight,
+}
+
+/// A head that was read and judged.
+struct Head {
+    /// Length of head and body. None if only pingora can tell: chunks, or bytes for a tunnel.
+    request: Option<usize>,
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
+    async fn process_new(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        proxy_protocol::read_from(&mut stream, &self.listen.proxy_protocol).await.ok()?;
+        let mut read = BytesMut::new();
+        loop {
+            let head = match self.read_head(&mut stream, &mut read).await {
+                Ok(head) => head?,
+                Err(error) => {
+                    self.refuse(&mut stream, error).await;
+                    return None;
+                }
+            };
+            // What belongs to the next request stays here.
+            let given = head.request.unwrap_or(usize::MAX).min(read.len());
+            let given = read.split_to(given);
+            let mut session = ServerSession::new_http1(stream);
+            session.set_keepalive(Some(self.listen.keepalive.as_secs().max(1)));
+            session.set_pipelined_prefix(given);
+            (stream, _) = self.app.process_new_http(session, shutdown).await?.consume();
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.app.http_cleanup().await;
+    }
+}
+
+impl<A> Connections<A> {
+    /// Reads until a whole head is there; none if the client closes between requests.
+    async fn read_head(
+        &self,
+        stream: &mut Stream,
+        read: &mut BytesMut,
+    ) -> Result<Option<Head>, Error> {
+        if read.is_empty() {
+            read.reserve(HEAD_BUFFER);
+            match timeout(self.listen.keepalive, stream.read_buf(read)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
+            }
+        }
+        let whole = async {
+            loop {
+                if let Some(head) = self.judge(read)? {
+                    return Ok(Some(head));
+                }
+                match stream.read_buf(read).await {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Ok(None),
+                }
+            }
+        };
+        timeout(self.listen.header_timeout, whole).await.map_err(|_| Error::HeadTimeout)?
+    }
+
+    /// The head at the start of what was read, if it is whole.
+    fn judge(&self, read: &[u8]) -> Result<Option<Head>, Error> {
+        let line = usize::try_from(self.listen.max_line.as_u64()).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.listen.max_head.as_u64()).unwrap_or(usize::MAX);
+        let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+        let allowed = headers.get_mut(..self.listen.max_headers.min(MOST_HEADERS));
+        let mut request = httparse::Request::new(allowed.unwrap_or_default());
+        let parsed = request.parse(read);
+        let end = match parsed {
+            Ok(httparse::Status::Complete(length)) => Some(length),
+            Ok(httparse::Status::Partial) => None,
+            Err(httparse::Error::TooManyHeaders) => return Err(Error::HeadTooLarge),
+            // A target with characters that should have been escaped: pingora escapes them.
+            Err(httparse::Error::Token | httparse::Error::Version) => {
+                read.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+            }
+            Err(_) => return Err(Error::InvalidRequest),
+        };
+        let head = read.get(..end.unwrap_or(read.len())).unwrap_or(read);
+        let mut lines = head.split(|byte| *byte == b'\n');
+        if lines.next().is_some_and(|first| first.len() > line) {
+            return Err(Error::TargetTooLong);
+        }
+        if head.len() > most || lines.any(|header| header.len() > line) {
+            return Err(Error::HeadTooLarge);
+        }
+        let Some(length) = end else { return Ok(None) };
+        let known = parsed.is_ok_and(|status| status.is_complete());
+        let body = if known { body_length(request.headers) } else { None };
+        Ok(Some(Head { request: body.and_then(|body| length.checked_add(body)) }))
+    }
+
+    /// Answers a head that was refused, and writes its line into the access log.
+    async fn refuse(&self, stream: &mut Stream, error: Error) {
+        let (status, answer) = respond::raw(error);
+        let mut record = Record::empty(peer(stream), self.in_flight.enter());
+        record.status = status;
+        record.reason = error.reason();
+        let write = async {
+            stream.write_all(&answer).await?;
+            stream.flush().await?;
+            stream.shutdown().await?;
+            // A close with unread bytes would take the answer back (RFC 9112 section 9.6).
+            let mut rest = [0; 1024];
+            while stream.read(&mut rest).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
+        // Whether the client took it makes no difference to us.
+        drop(timeout(LAST_WORD, write).await);
+    }
+}
+
+/// Length of the body that these headers announce (RFC 9112 section 6.3); none if it cannot be told
+/// from them, or if they contradict each other, which is pingora's to refuse.
+fn body_length(headers: &[httparse::Header<'_>]) -> Option<usize> {
+    let mut length = None;
+    for header in headers {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            let value = std::str::from_utf8(header.value).ok()?.trim().parse().ok()?;
+            if length.replace(value).is_some() {
+                return None;
+            }
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding")
+            || header.name.eq_ignore_ascii_case("upgrade")
+        {
+            return None;
+        }
+    }
+    Some(length.unwrap_or(0))
+}
+
+fn peer(stream: &Stream) -> Option<IpAddr> {
+    let digest = stream.get_socket_digest()?;
+    digest.peer_addr().and_then(PeerAddr::as_inet).map(|peer| peer.ip().to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn judge(read: &[u8]) -> Result<Option<Option<usize>>, Error> {
+        let listen = Config::from_text("t", "").unwrap().config.listen;
+        let connections = Connections { app: Arc::new(()), listen, in_flight: InFlight::default() };
+        connections.judge(read).map(|head| head.map(|head| head.request))
+    }
+
+    #[test]
+    fn a_head_is_whole_or_not_yet_or_refused() {
+        let long = "x".repeat(17 * 1024);
+        let many: String = (0..101).map(|n| format!("a{n}: b\r\n")).collect();
+        let large: String =
+            (0..5).map(|n| format!("a{n}: {}\r\n", "x".repeat(13 * 1024))).collect();
+        for (read, want) in [
+            ("GET / HTTP/1.1\r\n\r\n", Ok(Some(Some(18)))),
+            ("GET / HTTP/1.1\r\n\r\nGET", Ok(Some(Some(18)))),
+            ("GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", Ok(Some(Some(38)))),
+            ("GET / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 2\r\n\r\n", Ok(Some(None))),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", Ok(Some(None))),
+            ("GET / HTTP/1.1\r\nupgrade: x\r\n\r\n", Ok(Some(None))),
+            ("GET / HTTP/1.1\r\nHost:", Ok(None)),
+            ("GET /a b HTTP/1.1\r\n\r\n", Ok(Some(None))),
+            ("GET / HTTP/1.1\r\nHo st: x\r\n\r\n", Err(Error::InvalidRequest)),
+            (&format!("GET /{long}"), Err(Error::TargetTooLong)),
+            (&format!("GET / HTTP/1.1\r\na: {long}"), Err(Error::HeadTooLarge)),
+            (&format!("GET / HTTP/1.1\r\n{many}\r\n"), Err(Error::HeadTooLarge)),
+            (&format!("GET / HTTP/1.1\r\n{large}\r\n"), Err(Error::HeadTooLarge)),
+        ] {
+            assert_eq!(judge(read.as_bytes()), want, "{:.40}", read);
+        }
+    }
+}
