@@ -32,7 +32,7 @@ lint:
 
 bench:
 	scripts/setup build
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench hot_path
 
 fuzz:
 	scripts/setup build

@@ -41,8 +41,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(domain) = std::str::from_utf8(text)
         && let Ok(policy) = TargetPolicy::new(Some(domain), Vec::new())
     {
-        let label = "p".repeat((253_usize.saturating_sub(domain.len() + 1)).min(1));
-        assert!(policy.confine(format!("{label}.{domain}").as_bytes()).is_ok(), "{domain}");
+        assert!(policy.confine(format!("p.{domain}").as_bytes()).is_ok(), "{domain}");
         assert!(policy.confine(domain.as_bytes()).is_err(), "{domain} itself");
         assert!(policy.confine(b"10.0.0.1").is_err(), "{domain} permits no address");
     }

@@ -1,8 +1,9 @@
 //! `deskgate demo` as a newcomer meets it: a page, two users, live desktops.
 
 use super::rig::{self, BrowserReport, Colour, Script};
+use super::screenshot;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -56,12 +57,6 @@ impl Drop for Demo {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn screenshot(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
-    std::fs::create_dir_all(&folder).unwrap();
-    folder.join(name)
 }
 
 fn without_complaints(report: &BrowserReport) {

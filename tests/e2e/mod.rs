@@ -6,7 +6,7 @@ pub(crate) mod rig;
 use crate::support::Gateway;
 use rig::{Desktop, Picture, Script, Sealing, Website};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 const ADA: Picture = Picture { foreground: [0xd0, 0x20, 0x30], background: [0x10, 0x30, 0x60] };
@@ -35,6 +35,13 @@ fn gateway_config(keys: &Path, sealing: Sealing, website: SocketAddr, vnc_port: 
         website.ip(),
         website.port()
     )
+}
+
+/// Where a screenshot is kept for whoever wants to look.
+fn screenshot(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
 }
 
 /// Keys, a website and a gateway for desktops that listen on one port.
@@ -71,7 +78,12 @@ fn the_picture_arrives(sealing: Sealing) {
     let _desktop = Desktop::start(ADA_POD, site.vnc_port, &ADA);
     let script = site.page().start(&site.token(ADA_POD, TTL)).wait("window.state === 'connected'");
     let points = Picture::probes();
-    let report = rig::browse(&script.wait_for_picture(&ADA).pixels("seen", &points)).assert_done();
+    let picture = screenshot(match sealing {
+        Sealing::PublicKey => "tigervnc-mode-b.png",
+        Sealing::PrivateKey => "tigervnc-mode-a.png",
+    });
+    let script = script.wait_for_picture(&ADA).pixels("seen", &points).screenshot(&picture);
+    let report = rig::browse(&script).assert_done();
     assert_eq!(report.pixels("seen"), ADA.colours_at(&points));
     let requests = site.website.requests();
     assert!(requests.contains(&"GET /novnc/core/rfb.js HTTP/1.1".to_owned()), "{requests:?}");
