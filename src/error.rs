@@ -57,6 +57,9 @@ pub enum Error {
     /// The request line is too long.
     #[error("request line too long")]
     TargetTooLong,
+    /// TRACE, which would show a request's credentials to scripts.
+    #[error("TRACE refused")]
+    TraceRefused,
     /// The upstream could not be found or reached, or its answer is unusable.
     #[error("upstream: {0}")]
     Upstream(#[from] upstream::Error),
@@ -100,6 +103,7 @@ impl Error {
             Self::NoRoute => "no_route",
             Self::PortRefused => "port_refused",
             Self::TargetTooLong => "target_too_long",
+            Self::TraceRefused => "trace_refused",
             Self::Upstream(error) => error.reason(),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::{Method, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::modules::http::compression::ResponseCompressionBuilder;
@@ -70,6 +70,13 @@ impl Gateway {
         client: Client,
         record: &mut Record,
     ) -> Result<Plan, Error> {
+        if head.method == Method::TRACE {
+            return Err(Error::TraceRefused);
+        }
+        let public = headers::host_of(head);
+        if public.is_none() && head.version == Version::HTTP_11 {
+            return Err(Error::InvalidRequest); // RFC 9112 section 3.2
+        }
         let (path, query) = path_and_query(head)?;
         let found = self.table.find(&path).ok_or(Error::NoRoute)?;
         record.route.clone_from(&found.route.row.name);
@@ -89,7 +96,6 @@ impl Gateway {
             (None, query) => query.map(ToOwned::to_owned),
             (Some(_), None) => None,
         };
-        let public = headers::host_of(head);
         let public = public.and_then(|host| host.to_str().map(ToOwned::to_owned).ok());
         Ok(Plan {
             desktop,
@@ -170,7 +176,8 @@ impl ProxyHttp for Gateway {
         modules.add_module(ResponseCompressionBuilder::enable(compression::LEVEL));
     }
 
-    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        ctx.accepts = compression::offer(session.req_header_mut());
         session.set_keepalive(Some(self.listen.keepalive.as_secs().max(1)));
         session.set_read_timeout(Some(self.listen.read_timeout));
         session.set_write_timeout(Some(self.listen.write_timeout));
@@ -179,6 +186,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        compression::restore(session.req_header_mut(), ctx.accepts.take());
         let client = Client::new(session, &self.listen.trusted_proxies);
         let record = record::open(session, client.address, &self.in_flight);
         let record = ctx.record.insert(record);
@@ -286,6 +294,12 @@ impl ProxyHttp for Gateway {
         headers::to_client(head, &plan.answer())?;
         if head.status.is_informational() {
             return Ok(());
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows no chunks: the end of the connection is the end of the body.
+            if head.remove_header(&header::TRANSFER_ENCODING).is_some() {
+                session.set_keepalive(None);
+            }
         }
         if plan.route.row.compress && compression::is_eligible(head) {
             compression::vary(head)

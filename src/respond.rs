@@ -60,6 +60,7 @@ fn of(error: Error) -> Problem {
         Error::MethodNotAllowed => {
             (StatusCode::METHOD_NOT_ALLOWED, "This address can only be read.")
         }
+        Error::TraceRefused => (StatusCode::METHOD_NOT_ALLOWED, "This method is not allowed."),
         Error::NoFile | Error::NoRoute => {
             (StatusCode::NOT_FOUND, "There is nothing at this address.")
         }
@@ -145,7 +146,13 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
     head.insert_header(header::CONTENT_TYPE, content_type)?;
     own_headers(&mut head)?;
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
-        head.insert_header(header::ALLOW, "GET, HEAD")?;
+        // Whether or not the address knows them: TRACE is refused before it is looked at.
+        let allowed = if problem.reason == Error::TraceRefused.reason() {
+            "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+        } else {
+            "GET, HEAD"
+        };
+        head.insert_header(header::ALLOW, allowed)?;
     }
     write_whole(session, head, body.into()).await?;
     Ok(keep)

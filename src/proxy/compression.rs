@@ -1,8 +1,8 @@
 //! Which responses are compressed on their way to the client. How is pingora's module's business.
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use pingora::Result;
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::compression::ResponseCompression;
 use pingora::proxy::Session;
 
@@ -27,6 +27,56 @@ const TYPES: [&str; 12] = [
     "text/xml",
     "application/manifest+json",
 ];
+
+/// Codings we make, the preferred one first.
+const CODINGS: [&str; 3] = ["zstd", "br", "gzip"];
+
+/// Writes what the client accepts in the form that pingora's module understands, which knows no
+/// weights and takes the first coding. Returns the client's own words for [`restore`].
+pub(super) fn offer(head: &mut RequestHeader) -> Option<HeaderValue> {
+    let said = head.remove_header(&header::ACCEPT_ENCODING)?;
+    // A client of HTTP/1.0 could not read the chunks of a body whose length is not known.
+    let codings = match said.to_str() {
+        Ok(text) if head.version != Version::HTTP_10 => accepted(text),
+        Ok(_) | Err(_) => Vec::new(),
+    };
+    if let Ok(list) = HeaderValue::from_str(&codings.join(", "))
+        && !codings.is_empty()
+    {
+        // Cannot fail: name and value are valid.
+        drop(head.insert_header(header::ACCEPT_ENCODING, list));
+    }
+    Some(said)
+}
+
+/// Gives the request the client's own words back, for the upstream.
+pub(super) fn restore(head: &mut RequestHeader, said: Option<HeaderValue>) {
+    if let Some(said) = said {
+        drop(head.insert_header(header::ACCEPT_ENCODING, said));
+    }
+}
+
+/// The codings of ours that are accepted, best first (RFC 9110 section 12.5.3).
+fn accepted(text: &str) -> Vec<&'static str> {
+    let mut weights = Vec::new();
+    let mut others = None;
+    for entry in text.split(',') {
+        let (name, weight) = entry.split_once(';').unwrap_or((entry, "q=1"));
+        let weight = weight.trim().strip_prefix("q=").and_then(|q| q.parse::<f32>().ok());
+        let weight = weight.filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0);
+        match name.trim() {
+            "*" => others = Some(weight),
+            name => weights.push((name.to_ascii_lowercase(), weight)),
+        }
+    }
+    let weight = |coding: &str| {
+        let named = weights.iter().find(|(name, _)| name == coding).map(|(_, weight)| *weight);
+        named.or(others).unwrap_or(0.0)
+    };
+    let mut codings: Vec<_> = CODINGS.into_iter().filter(|coding| weight(coding) > 0.0).collect();
+    codings.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+    codings
+}
 
 /// Whether another client might get this response compressed. `text/event-stream` is not among the
 /// types: an event must not wait for the next one.
@@ -74,6 +124,39 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_and_our_preference_choose_the_coding() {
+        for (said, want) in [
+            ("gzip", &["gzip"][..]),
+            ("gzip, deflate, br, zstd", &["zstd", "br", "gzip"]),
+            ("gzip;q=1.0, br;q=0.5", &["gzip", "br"]),
+            ("gzip;q=0", &[]),
+            ("gzip;q=0, br", &["br"]),
+            ("*", &["zstd", "br", "gzip"]),
+            ("*;q=0.5, gzip;q=0", &["zstd", "br"]),
+            ("GZIP; q=0.001", &["gzip"]),
+            ("identity", &[]),
+            ("gzip;q=nonsense", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(accepted(said), want, "{said}");
+        }
+    }
+
+    #[test]
+    fn the_upstream_sees_the_clients_own_words() {
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            head.set_version(version);
+            head.insert_header("accept-encoding", "gzip;q=0.3, br;q=0.9").unwrap();
+            let said = offer(&mut head);
+            let seen = head.headers.get("accept-encoding").map(|value| value.to_str().unwrap());
+            assert_eq!(seen, (version == Version::HTTP_11).then_some("br, gzip"));
+            restore(&mut head, said);
+            assert_eq!(head.headers["accept-encoding"], "gzip;q=0.3, br;q=0.9");
+        }
+    }
 
     #[test]
     fn only_whole_long_texts_that_nobody_forbids_are_compressed() {

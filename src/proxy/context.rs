@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::client::Client;
 use super::headers::{Answer, Rules};
 use crate::auth::Desktop;
@@ -14,6 +16,8 @@ use crate::telemetry::access_log::Record;
 pub struct Context {
     pub(super) record: Option<Record>,
     pub(super) plan: Option<Plan>,
+    /// What the client accepts, while the compression module sees our reading of it.
+    pub(super) accepts: Option<HeaderValue>,
 }
 
 /// What was decided before anything was sent upstream.

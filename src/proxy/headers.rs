@@ -111,6 +111,9 @@ pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Resul
             }
         }
     }
+    if head.status.is_informational() {
+        return Ok(()); // An upgrade is no page.
+    }
     for (name, value) in &answer.route.headers.response {
         if !head.headers.contains_key(name) {
             head.insert_header(name.clone(), value.clone())?;

@@ -176,7 +176,7 @@ fn orders_to_a_proxy_are_inert() {
     to_client(&mut head, &answer).unwrap();
     let mut left: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
     left.sort_unstable();
-    assert_eq!(left, ["location", "set-cookie"]);
+    assert_eq!(left, ["location", "set-cookie", "x-frame-options"]);
 }
 
 #[test]
