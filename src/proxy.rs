@@ -74,7 +74,8 @@ impl Gateway {
             return Err(Error::TraceRefused);
         }
         let public = headers::host_of(head);
-        if public.is_none() && head.version == Version::HTTP_11 {
+        let valid = public.as_ref().is_some_and(headers::is_valid_host);
+        if !valid && (public.is_some() || head.version == Version::HTTP_11) {
             return Err(Error::InvalidRequest); // RFC 9112 section 3.2
         }
         let (path, query) = path_and_query(head)?;
@@ -156,6 +157,7 @@ impl Gateway {
         };
         headers::to_client(&mut answer, &plan.answer())?;
         if answer.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            compression::judge(session, &mut answer, plan.route.row.compress)?;
             return refusal::pass_on(session, pod, answer).await;
         }
         let Some(mut record) = ctx.record.take() else { return Ok(()) };
@@ -178,7 +180,12 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         ctx.accepts = compression::offer(session.req_header_mut());
-        session.set_keepalive(Some(self.listen.keepalive.as_secs().max(1)));
+        // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close.
+        if session.get_keepalive().is_some() {
+            let keepalive = self.listen.keepalive.as_secs().max(1);
+            session.set_keepalive((!self.in_flight.is_draining()).then_some(keepalive));
+        }
+        session.set_pipelining_enabled(true);
         session.set_read_timeout(Some(self.listen.read_timeout));
         session.set_write_timeout(Some(self.listen.write_timeout));
         session.set_total_drain_timeout(Some(self.listen.read_timeout));
@@ -218,6 +225,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         let plan = ctx.plan.as_mut().ok_or(Error::NoRoute)?;
+        plan.received = 0; // A second try sends the body again.
         if plan.addresses.is_empty() {
             plan.addresses = self.addresses(plan).await?;
         }
@@ -301,12 +309,7 @@ impl ProxyHttp for Gateway {
                 session.set_keepalive(None);
             }
         }
-        if plan.route.row.compress && compression::is_eligible(head) {
-            compression::vary(head)
-        } else {
-            compression::leave(session);
-            Ok(())
-        }
+        compression::judge(session, head, plan.route.row.compress)
     }
 
     async fn fail_to_proxy(
@@ -320,7 +323,9 @@ impl ProxyHttp for Gateway {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         record::note(ctx, problem.reason);
-        let kept = respond::write(session, &problem).await.unwrap_or(false);
+        // pingora closes the connection after a failure of the upstream's side, whatever we say.
+        let may_keep = ctx.plan.is_none();
+        let kept = respond::write(session, &problem, may_keep).await.unwrap_or(false);
         FailToProxy { error_code: problem.status.as_u16(), can_reuse_downstream: kept }
     }
 
@@ -355,9 +360,11 @@ impl ProxyHttp for Gateway {
 fn path_and_query(head: &RequestHeader) -> Result<(NormalPath, Option<&str>), Error> {
     let raw = head.raw_path();
     // The absolute form (RFC 9112 §3.2.2) holds a scheme and a host first.
-    let raw = match raw.first() {
-        Some(b'/') => raw,
-        _ => head.uri.path_and_query().map_or(raw, |target| target.as_str().as_bytes()),
+    let lower = raw.get(..8).unwrap_or(raw).to_ascii_lowercase();
+    let raw = if lower.starts_with(b"http://") || lower.starts_with(b"https://") {
+        head.uri.path_and_query().map_or(raw, |target| target.as_str().as_bytes())
+    } else {
+        raw
     };
     let (path, query) = match raw.iter().position(|byte| *byte == b'?') {
         Some(mark) => (raw.get(..mark).unwrap_or(raw), raw.get(mark + 1..)),

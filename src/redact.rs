@@ -23,7 +23,7 @@ pub(crate) fn scrub(text: &str) -> Cow<'_, str> {
     if text.contains('%') {
         // An escaped token would pass the pattern and be readable all the same.
         let decoded = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
-        if decoded.contains("eyJ") && JWT.is_match(&decoded) && !JWT.is_match(text) {
+        if decoded != text && JWT.is_match(&decoded) {
             return Cow::Owned(fingerprints(&decoded).into_owned());
         }
     }

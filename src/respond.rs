@@ -1,13 +1,24 @@
 //! Error to response: the only room that chooses a status or a body.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error as PingoraError, ErrorSource, ErrorType, Result};
 
+use tokio::time::timeout;
+
 use crate::error::Error;
 use crate::upstream;
+
+/// Longest wait for a client to take an answer of ours.
+const WRITE: Duration = Duration::from_secs(30);
+
+/// Longest time, and most bytes, for which the rest of a refused upload is taken.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// What the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,17 +134,18 @@ fn of_pingora(error: &PingoraError) -> Option<Problem> {
     Some(problem)
 }
 
-/// Answers a request with a problem. The connection stays open if nothing of the request is left
-/// unread; returns whether it did.
+/// Answers a request with a problem. The connection stays open if the caller may keep it and nothing
+/// of the request is left unread; returns whether it did.
 ///
 /// # Errors
-/// If the client is gone.
-pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
+/// If the client is gone, or does not take the answer.
+pub async fn write(session: &mut Session, problem: &Problem, may_keep: bool) -> Result<bool> {
     if session.response_written().is_some_and(|written| !written.status.is_informational()) {
         // Half of an answer went out: only closing tells the client that it is incomplete.
         return Ok(false);
     }
-    let keep = session.is_body_done() && problem.status != StatusCode::BAD_REQUEST;
+    let unread = !session.is_body_done();
+    let keep = may_keep && !unread && problem.status != StatusCode::BAD_REQUEST;
     if !keep {
         session.set_keepalive(None);
     }
@@ -155,7 +167,28 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         head.insert_header(header::ALLOW, allowed)?;
     }
     write_whole(session, head, body.into()).await?;
+    if unread {
+        linger(session).await;
+    }
     Ok(keep)
+}
+
+/// Takes some of the body that nobody wants: a close with unread bytes would reset the connection
+/// and take the answer back (RFC 9112 section 9.6).
+async fn linger(session: &mut Session) {
+    if session.req_header().headers.contains_key(header::EXPECT) {
+        return; // The client waits for a word before it sends anything.
+    }
+    let mut taken = 0;
+    let rest = async {
+        while taken < LINGER_BYTES
+            && let Ok(Some(bytes)) = session.downstream_session.read_request_body().await
+        {
+            taken += bytes.len();
+        }
+    };
+    // In time or not, the connection ends now.
+    drop(timeout(LINGER, rest).await);
 }
 
 /// Status and whole response for a request that was refused before it was one: there is no session
@@ -196,11 +229,18 @@ fn own_headers(head: &mut ResponseHeader) -> Result<()> {
 async fn write_whole(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     let bodyless = session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(head), bodyless).await?;
-    if !bodyless {
-        session.write_response_body(Some(body), true).await?;
+    let write = async {
+        session.write_response_header(Box::new(head), bodyless).await?;
+        if !bodyless {
+            session.write_response_body(Some(body), true).await?;
+        }
+        session.as_downstream_mut().finish_body().await
+    };
+    // pingora limits the writing of a body, not of a head, nor the last flush.
+    match timeout(WRITE, write).await {
+        Ok(written) => written,
+        Err(_) => PingoraError::e_explain(ErrorType::WriteTimedout, "answer not taken"),
     }
-    Ok(())
 }
 
 /// Whether a person looks at the answer: browsers say so (Fetch Metadata), older ones ask for HTML.

@@ -214,8 +214,8 @@ pub fn run(gateway: Gateway, config: &Config) -> Result<(), ListenError> {
     let serve = move || server.run(RunArgs { shutdown_signal: Box::new(signals) });
     let serving = thread::Builder::new().name("deskgate".to_owned()).spawn(serve);
     serving.map_err(ListenError::Thread)?;
-    // An error means that the server has returned, after handing its sockets to a new process.
-    let _handed_over = until_ended.recv();
+    // An error means that the server has returned by itself.
+    let _ended = until_ended.recv();
     info!("stopped");
     Ok(())
 }

@@ -82,7 +82,7 @@ async fn detach(session: &mut Session) -> Result<(Stream, Bytes)> {
     // Bytes past the request are kept only for a session that may serve another request.
     taken.set_pipelining_enabled(true);
     taken.set_keepalive(Some(1));
-    let reusable = taken.finish().await?.ok_or_else(gone)?;
+    let reusable = taken.finish().await.map_err(|_| gone())?.ok_or_else(gone)?;
     let (stream, early) = reusable.into_parts();
     Ok((stream, early.map(BytesMut::freeze).unwrap_or_default()))
 }

@@ -12,7 +12,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("upstream", &["auth", "config"], &[]),
     ("files", &[], &["pingora", "hyper", "std::env", "SystemTime::now"]),
     ("error", &["auth", "files", "route", "upstream"], &["tokio"]),
-    ("respond", &["error", "upstream"], &["tokio", "tracing"]),
+    ("respond", &["error", "upstream"], &["tracing"]),
     ("telemetry", &["auth", "config"], &["pingora", "tokio"]),
     ("tunnel", &["config", "telemetry"], &[]),
     (

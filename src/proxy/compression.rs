@@ -80,7 +80,7 @@ fn accepted(text: &str) -> Vec<&'static str> {
 
 /// Whether another client might get this response compressed. `text/event-stream` is not among the
 /// types: an event must not wait for the next one.
-pub(super) fn is_eligible(head: &ResponseHeader) -> bool {
+fn is_eligible(head: &ResponseHeader) -> bool {
     let value = |name| text(&head.headers, name);
     let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -98,9 +98,19 @@ pub(super) fn is_eligible(head: &ResponseHeader) -> bool {
             .is_some_and(|value| value.to_ascii_lowercase().contains("no-transform"))
 }
 
+/// Has the response compressed for clients that take it, or leaves it as it is.
+pub(super) fn judge(session: &mut Session, head: &mut ResponseHeader, allowed: bool) -> Result<()> {
+    if allowed && is_eligible(head) {
+        vary(head)
+    } else {
+        leave(session);
+        Ok(())
+    }
+}
+
 /// Says that the response depends on what the client accepts, compressed or not (RFC 9110
 /// section 12.5.5).
-pub(super) fn vary(head: &mut ResponseHeader) -> Result<()> {
+fn vary(head: &mut ResponseHeader) -> Result<()> {
     let named = head.headers.get_all(header::VARY).iter().any(|line| {
         let line = line.to_str().unwrap_or_default().to_ascii_lowercase();
         line.split(',').map(str::trim).any(|name| name == "*" || name == "accept-encoding")

@@ -1,6 +1,6 @@
 //! Header rules: what of a request reaches an upstream, what of a response reaches the client.
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -63,15 +63,11 @@ pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result
     forwarded(head, rules, host.as_ref())?;
     remove_all(head, |name| rules.route.headers.remove.contains(name));
     if rules.route.leads_to_a_desktop() {
-        // A pod runs what its user likes: it gets no credentials (and asks for none).
+        // A pod runs what its user likes: it gets neither tokens nor passwords, and asks for none.
         remove_all(head, |name| name == TOKEN_HEADER || name == header::AUTHORIZATION);
         scrub_referer(head)?;
     }
     head.insert_header(header::HOST, rules.sent)?;
-    let target = rules.target.parse::<http::Uri>();
-    if let Ok(uri) = target {
-        head.set_uri(uri);
-    }
     head.set_raw_path(rules.target.as_bytes())
 }
 
@@ -91,11 +87,21 @@ pub(super) struct Answer<'a> {
 
 /// Turns the upstream's response head into the client's, in place.
 pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Result<()> {
+    let upgrade = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    let named: Vec<_> = tokens(&head.headers, &header::CONNECTION)
+        .filter(|name| !["content-length", "transfer-encoding"].contains(&name.as_str()))
+        .collect();
     let inert: Vec<_> = head
         .headers
         .keys()
         // Orders to a proxy: a pod could redirect a request inside of us.
-        .filter(|name| name.as_str().starts_with("x-accel-") || *name == header::SERVER)
+        .filter(|name| {
+            name.as_str().starts_with("x-accel-")
+                || *name == header::SERVER
+                || (!upgrade
+                    && (HOP_BY_HOP.contains(&name.as_str())
+                        || named.iter().any(|token| token == name.as_str())))
+        })
         .cloned()
         .collect();
     for name in inert {
@@ -125,7 +131,7 @@ pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Resul
 /// Whether a request asks for a WebSocket (RFC 6455 §4.2.1); `None` if it asks for no upgrade.
 pub(super) fn is_websocket_upgrade(head: &RequestHeader) -> Option<bool> {
     let upgrade = head.headers.get(header::UPGRADE)?;
-    let connection = tokens(head, &header::CONNECTION).any(|token| token == "upgrade");
+    let connection = tokens(&head.headers, &header::CONNECTION).any(|token| token == "upgrade");
     Some(
         head.method == http::Method::GET
             && head.version == http::Version::HTTP_11
@@ -146,11 +152,27 @@ pub(super) fn host_of(head: &RequestHeader) -> Option<HeaderValue> {
     head.headers.get(header::HOST).cloned().or_else(authority)
 }
 
-fn tokens<'a>(
-    head: &'a RequestHeader,
-    name: &HeaderName,
-) -> impl Iterator<Item = String> + use<'a> {
-    head.headers
+/// Whether a `Host` is a name or an address, with or without a port (RFC 3986 section 3.2.2).
+pub(super) fn is_valid_host(host: &HeaderValue) -> bool {
+    let Ok(text) = host.to_str() else { return false };
+    let (name, port) = match text.rfind(']') {
+        Some(end) => text.split_at(end + 1),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let named = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
+            !name.is_empty() && name.bytes().all(allowed)
+        }
+    };
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    named && (port.is_empty() || port.strip_prefix(':').is_some_and(digits))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
+    headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -159,7 +181,7 @@ fn tokens<'a>(
 }
 
 fn strip_hop_by_hop(head: &mut RequestHeader) {
-    let named: Vec<_> = tokens(head, &header::CONNECTION).collect();
+    let named: Vec<_> = tokens(&head.headers, &header::CONNECTION).collect();
     remove_all(head, |name| {
         HOP_BY_HOP.contains(&name.as_str())
             // Never what frames or routes the message, whatever `Connection` claims.

@@ -1,6 +1,5 @@
 //! Passes on the answer of a pod that did not accept an upgrade.
 
-use http::Method;
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v1::client::HttpSession as Pod;
@@ -14,14 +13,10 @@ use crate::upstream;
 pub(super) async fn pass_on(
     session: &mut Session,
     mut pod: Pod,
-    mut head: ResponseHeader,
+    head: ResponseHeader,
 ) -> Result<()> {
     session.set_keepalive(None);
-    for name in ["connection", "keep-alive", "upgrade", "proxy-connection"] {
-        head.remove_header(name);
-    }
-    let bodyless = session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(head), bodyless).await?;
+    session.write_response_header(Box::new(head), false).await?;
     loop {
         // A body that breaks off must look broken to the client: no last chunk is written.
         let body = pod.read_body_bytes().await;

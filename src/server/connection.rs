@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
@@ -69,7 +69,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
             let mut session = ServerSession::new_http1(stream);
             session.set_keepalive(Some(self.listen.keepalive.as_secs().max(1)));
             session.set_pipelined_prefix(given);
-            (stream, _) = self.app.process_new_http(session, shutdown).await?.consume();
+            let (next, settings) = self.app.process_new_http(session, shutdown).await?.consume();
+            if settings.is_some_and(|settings| holds_bytes(&settings)) {
+                return None;
+            }
+            stream = next;
         }
     }
 
@@ -92,11 +96,18 @@ impl<A> Connections<A> {
                 Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
             }
         }
+        let line = usize::try_from(self.listen.max_line.as_u64()).unwrap_or(usize::MAX);
+        let mut judged = 0;
         let whole = async {
             loop {
-                if let Some(head) = self.judge(read)? {
+                // A head ends with a line, and only a new line can break a limit for good.
+                let line_ended = read.get(judged..).is_some_and(|new| new.contains(&b'\n'));
+                if (line_ended || read.len() > line)
+                    && let Some(head) = self.judge(read)?
+                {
                     return Ok(Some(head));
                 }
+                judged = read.len();
                 match stream.read_buf(read).await {
                     Ok(1..) => {}
                     Ok(0) | Err(_) => return Ok(None),
@@ -118,10 +129,6 @@ impl<A> Connections<A> {
             Ok(httparse::Status::Complete(length)) => Some(length),
             Ok(httparse::Status::Partial) => None,
             Err(httparse::Error::TooManyHeaders) => return Err(Error::HeadTooLarge),
-            // A target with characters that should have been escaped: pingora escapes them.
-            Err(httparse::Error::Token | httparse::Error::Version) => {
-                read.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
-            }
             Err(_) => return Err(Error::InvalidRequest),
         };
         let head = read.get(..end.unwrap_or(read.len())).unwrap_or(read);
@@ -133,8 +140,7 @@ impl<A> Connections<A> {
             return Err(Error::HeadTooLarge);
         }
         let Some(length) = end else { return Ok(None) };
-        let known = parsed.is_ok_and(|status| status.is_complete());
-        let body = if known { body_length(request.headers) } else { None };
+        let body = body_length(request.headers);
         Ok(Some(Head { request: body.and_then(|body| length.checked_add(body)) }))
     }
 
@@ -177,6 +183,13 @@ fn body_length(headers: &[httparse::Header<'_>]) -> Option<usize> {
     Some(length.unwrap_or(0))
 }
 
+/// Whether pingora holds bytes of a request that came while it waited for the last one's answer.
+/// They cannot be put before those that are read here, so that request is the client's to repeat
+/// (RFC 9112 section 9.3.2). The settings have no other way to tell.
+fn holds_bytes(settings: &HttpPersistentSettings) -> bool {
+    format!("{settings:?}").contains("pipelined_prefix: Some")
+}
+
 fn peer(stream: &Stream) -> Option<IpAddr> {
     let digest = stream.get_socket_digest()?;
     digest.peer_addr().and_then(PeerAddr::as_inet).map(|peer| peer.ip().to_canonical())
@@ -207,7 +220,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", Ok(Some(None))),
             ("GET / HTTP/1.1\r\nupgrade: x\r\n\r\n", Ok(Some(None))),
             ("GET / HTTP/1.1\r\nHost:", Ok(None)),
-            ("GET /a b HTTP/1.1\r\n\r\n", Ok(Some(None))),
+            ("GET /a b HTTP/1.1\r\n\r\n", Err(Error::InvalidRequest)),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Err(Error::InvalidRequest)),
             ("GET / HTTP/1.1\r\nHo st: x\r\n\r\n", Err(Error::InvalidRequest)),
             (&format!("GET /{long}"), Err(Error::TargetTooLong)),
             (&format!("GET / HTTP/1.1\r\na: {long}"), Err(Error::HeadTooLarge)),

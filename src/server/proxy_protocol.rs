@@ -82,6 +82,10 @@ async fn read(stream: &mut Stream) -> io::Result<Option<SocketAddr>> {
     header.resize(V2_FIXED + length, 0);
     stream.read_exact(header.get_mut(V2_FIXED..).unwrap_or_default()).await?;
     let found = v2::Header::try_from(header.as_slice()).map_err(invalid)?;
+    // LOCAL: the load balancer speaks for itself, whatever addresses it sends.
+    if found.command == v2::Command::Local {
+        return Ok(None);
+    }
     Ok(of_v2(&found.addresses))
 }
 

@@ -1,7 +1,7 @@
 //! When and how the process ends.
 //!
-//! SIGTERM lets requests and tunnels end by themselves for the configured time, SIGINT and a
-//! second SIGTERM end at once, SIGQUIT hands the listening sockets to a new process.
+//! SIGTERM and SIGQUIT let requests and tunnels end by themselves for the configured time; SIGINT and
+//! a second SIGTERM end at once.
 
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl ShutdownSignalWatch for Signals {
         tokio::select! {
             _ = term.recv() => self.drain(&mut term, &mut int).await,
             _ = int.recv() => {}
-            _ = quit.recv() => return ShutdownSignal::GracefulUpgrade,
+            _ = quit.recv() => self.drain(&mut term, &mut int).await,
         }
         // The process ends with its main thread. pingora would take its workers' runtimes down one
         // by one, and a worker that still accepts may spin on the one that is going away.
@@ -52,6 +52,7 @@ impl ShutdownSignalWatch for Signals {
 impl Signals {
     async fn drain(&self, term: &mut Signal, int: &mut Signal) {
         info!(under_way = self.in_flight.count(), limit = ?self.drain, "draining");
+        self.in_flight.drain();
         let deadline = Instant::now() + self.drain;
         while self.in_flight.count() > 0 && Instant::now() < deadline {
             tokio::select! {

@@ -21,7 +21,7 @@ const SMALL: usize = 16 * 1024;
 /// Largest size of a buffer, and so the most that is held for a side that stalls.
 const LARGE: usize = 256 * 1024;
 
-/// After one side has ended, the other must end within this time.
+/// After one side has ended, the other may be silent for this long.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
 
 /// How a tunnel ended.

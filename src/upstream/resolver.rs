@@ -56,10 +56,12 @@ struct Limits {
     stale: Duration,
 }
 
-/// What is known of a name; no address means that it does not exist.
+/// What is known of a name.
 #[derive(Debug)]
 struct Answer {
     addresses: Arc<[IpAddr]>,
+    /// Why there are no addresses.
+    failure: Option<Error>,
     fresh_until: Instant,
     stale_until: Instant,
     /// Someone is asking again; others take the expired answer meanwhile, where that is allowed.
@@ -68,10 +70,9 @@ struct Answer {
 
 impl Answer {
     fn result(&self) -> Result<Arc<[IpAddr]>, Error> {
-        if self.addresses.is_empty() {
-            Err(Error::NoSuchName)
-        } else {
-            Ok(Arc::clone(&self.addresses))
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(Arc::clone(&self.addresses)),
         }
     }
 }
@@ -145,7 +146,10 @@ impl Resolver {
             None => match self.cache.get_value_or_guard_async(&host).await {
                 Ok(known) => known.result(),
                 Err(guard) => {
-                    let answer = Arc::new(self.ask(&host).await?);
+                    // A failure is an answer here: otherwise each of those who wait for this one
+                    // would ask again, one after the other.
+                    let answer = self.ask(&host).await.unwrap_or_else(|error| self.failed(error));
+                    let answer = Arc::new(answer);
                     let _ = guard.insert(Arc::clone(&answer));
                     answer.result()
                 }
@@ -178,6 +182,7 @@ impl Resolver {
                 // Not again at every request while the servers are down.
                 let patience = Answer {
                     addresses: Arc::clone(&known.addresses),
+                    failure: None,
                     fresh_until: Instant::now() + self.limits.lookup,
                     stale_until: known.stale_until,
                     refreshing: AtomicBool::new(false),
@@ -194,7 +199,7 @@ impl Resolver {
         let single = !host.trim_end_matches('.').contains('.');
         let names = self.search.iter().filter(|_| single).map(|domain| format!("{host}{domain}"));
         for name in names.chain([host.to_owned()]) {
-            let asked = timeout(self.limits.lookup, self.client.lookup_ip(name)).await;
+            let asked = timeout(self.limits.lookup, self.client.lookup_ip(name.as_str())).await;
             let now = Instant::now();
             match asked.map_err(|_| Error::NameTimeout)? {
                 Ok(found) => {
@@ -203,17 +208,40 @@ impl Resolver {
                     let addresses: Arc<[IpAddr]> = found.iter().collect();
                     return Ok(self.answer(addresses, now + life));
                 }
-                Err(error) if error.is_no_records_found() => {}
+                Err(error) if error.is_no_records_found() => self.confirm_absence(&name).await?,
                 Err(hickory_resolver::net::NetError::Timeout) => return Err(Error::NameTimeout),
                 Err(_) => return Err(Error::NameFailed),
             }
         }
-        Ok(self.answer(Arc::new([]), Instant::now() + self.limits.negative))
+        Ok(self.failed(Error::NoSuchName))
+    }
+
+    /// The library asks for both kinds of addresses and may report that one kind does not exist
+    /// although the question for the other failed.
+    async fn confirm_absence(&self, name: &str) -> Result<(), Error> {
+        match timeout(self.limits.lookup, self.client.ipv4_lookup(name)).await {
+            Err(_) => Err(Error::NameTimeout),
+            Ok(Ok(_)) => Err(Error::NameFailed),
+            Ok(Err(error)) if error.is_no_records_found() => Ok(()),
+            Ok(Err(_)) => Err(Error::NameFailed),
+        }
+    }
+
+    fn failed(&self, error: Error) -> Answer {
+        let fresh_until = Instant::now() + self.limits.negative;
+        let failure = Some(error);
+        Answer { failure, stale_until: fresh_until, ..self.answer(Arc::new([]), fresh_until) }
     }
 
     fn answer(&self, addresses: Arc<[IpAddr]>, fresh_until: Instant) -> Answer {
         let stale_until = fresh_until + self.limits.stale;
-        Answer { addresses, fresh_until, stale_until, refreshing: AtomicBool::new(false) }
+        Answer {
+            addresses,
+            failure: None,
+            fresh_until,
+            stale_until,
+            refreshing: AtomicBool::new(false),
+        }
     }
 }
 

@@ -104,6 +104,20 @@ fn a_referer_takes_no_token_to_a_pod() {
 }
 
 #[test]
+fn a_host_is_a_name_or_an_address() {
+    let judge = |text: &str| is_valid_host(&HeaderValue::from_str(text).unwrap());
+    for host in ["desk", "desk.example:30443", "10.0.0.1", "[::1]", "[2001:db8::1]:80", "a_b", "a:"]
+    {
+        assert!(judge(host), "{host}");
+    }
+    for host in
+        ["", "a/b", "a b", "a,b", "<x>", "user@desk", "desk:abc", "[::1", "[x]", "::1", ":80"]
+    {
+        assert!(!judge(host), "{host}");
+    }
+}
+
+#[test]
 fn each_row_has_its_host() {
     let host = [("host", "Desk.Example:30443")];
     for (path, want) in [
