@@ -2,6 +2,8 @@
 #
 #   make demo     two desktops in the browser, on http://localhost:30443/
 #   make test     everything: unit, behaviour and end-to-end tests
+#   make conformance TARGET=http://host:port KEYS=folder [PROFILE=abcdesktop-3] [PODS=a,b]
+#                 what another gateway does otherwise; PODS are the addresses of two desktops
 #   make lint     format, clippy, documentation, licences
 #   make bench    micro-benchmarks of the hot rooms
 #   make fuzz     a short fuzz of everything that eats a client's bytes
@@ -12,7 +14,7 @@
 CARGO ?= cargo
 NOVNC := target/tools/node_modules/@novnc/novnc
 
-.PHONY: demo test lint bench fuzz image clean
+.PHONY: demo test conformance lint bench fuzz image clean
 
 demo:
 	scripts/setup build demo
@@ -21,6 +23,12 @@ demo:
 test:
 	scripts/setup build test
 	$(CARGO) test --locked --no-fail-fast
+
+conformance:
+	scripts/setup build
+	CONFORMANCE_TARGET=$(TARGET) CONFORMANCE_KEYS=$(KEYS) CONFORMANCE_PROFILE=$(PROFILE) \
+		CONFORMANCE_PODS=$(PODS) $(CARGO) test --locked --test behaviour -- \
+		conformance::another_gateway --exact --nocapture
 
 lint:
 	scripts/setup build

@@ -22,6 +22,8 @@ mod auth;
 mod bodies;
 /// Every command of the command line.
 mod commands;
+/// The contract with what stands around a gateway, one fact a row.
+mod conformance;
 /// What happens before a request is one: PROXY headers, limits of a head.
 mod connection;
 /// The README against the program.

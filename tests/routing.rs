@@ -167,7 +167,7 @@ fn a_service_that_is_missing_at_start_takes_down_only_its_own_routes() {
 }
 
 /// A name server with one answer for every name: none, or 127.0.0.1.
-fn name_server(exists: &Arc<AtomicBool>) -> SocketAddr {
+pub(crate) fn name_server(exists: &Arc<AtomicBool>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

@@ -9,7 +9,7 @@ pub(crate) mod tokens;
 pub(crate) use client::{Client, Response, raw};
 pub(crate) use gateway::{BINARY, Gateway, KeyDir, free_port, write_keys};
 pub(crate) use origin::{Exchange, Origin, Seen};
-pub(crate) use site::{PODS, Site, echo, websocket};
+pub(crate) use site::{PODS, Site, echo, pod_listeners, websocket};
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -136,7 +136,7 @@ fn named(name: &'static str) -> Arc<Handler> {
 }
 
 /// Listeners at one port of both pods, a port that `/container` may reach.
-fn pod_listeners() -> ([TcpListener; 2], u16) {
+pub(crate) fn pod_listeners() -> ([TcpListener; 2], u16) {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..2000 {
         let step = NEXT.fetch_add(1, Ordering::SeqCst);

@@ -1,5 +1,7 @@
 //! Desktop tokens, good ones as pyos makes them and bad ones made by hand.
 
+use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,6 +9,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use deskgate::auth::mint::{KeySet, Minter};
+use rsa::pkcs1::DecodeRsaPrivateKey;
 use rsa::pkcs8::DecodePrivateKey;
 use rsa::sha2::{Digest, Sha256, Sha512};
 use rsa::{Pkcs1v15Sign, RsaPrivateKey};
@@ -15,10 +18,27 @@ use serde_json::{Value, json};
 /// A token's life where it does not matter.
 pub(crate) const TTL: u64 = 420;
 
-/// The keys of this run, which every gateway has unless it is told otherwise.
+/// The keys of this run, which every gateway has unless it is told otherwise. Those of another
+/// gateway come from the folder that the environment names.
 pub(crate) fn keys() -> &'static KeySet {
     static KEYS: OnceLock<KeySet> = OnceLock::new();
-    KEYS.get_or_init(|| KeySet::generate(1024).unwrap())
+    KEYS.get_or_init(|| match std::env::var_os("CONFORMANCE_KEYS") {
+        Some(folder) => read_keys(Path::new(&folder)),
+        None => KeySet::generate(1024).unwrap(),
+    })
+}
+
+/// The six files of a running installation.
+fn read_keys(folder: &Path) -> KeySet {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    KeySet {
+        payload_private: read(KeySet::PAYLOAD_PRIVATE).into(),
+        payload_public: read(KeySet::PAYLOAD_PUBLIC),
+        signing_private: read(KeySet::SIGNING_PRIVATE).into(),
+        signing_public: read(KeySet::SIGNING_PUBLIC),
+        user_signing_private: read(KeySet::USER_SIGNING_PRIVATE).into(),
+        user_signing_public: read(KeySet::USER_SIGNING_PUBLIC),
+    }
 }
 
 /// Keys of the same form that no gateway knows.
@@ -77,7 +97,9 @@ fn message(header: &Value, claims: &Value) -> String {
 /// Any header and claims with a true signature of our signing key.
 pub(crate) fn signed(header: &Value, claims: &Value) -> String {
     let message = message(header, claims);
-    let key = RsaPrivateKey::from_pkcs8_pem(&keys().signing_private).unwrap();
+    let pem = &keys().signing_private;
+    let key = RsaPrivateKey::from_pkcs8_pem(pem).or_else(|_| RsaPrivateKey::from_pkcs1_pem(pem));
+    let key = key.unwrap();
     let signature = match header["alg"].as_str() {
         Some("RS512") => key.sign(Pkcs1v15Sign::new::<Sha512>(), &Sha512::digest(&message)),
         _ => key.sign(Pkcs1v15Sign::new::<Sha256>(), &Sha256::digest(&message)),
