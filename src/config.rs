@@ -19,10 +19,14 @@ mod layers;
 mod lint;
 mod origin;
 mod ports;
+mod rows;
 
 pub use lint::warnings;
 pub use origin::{Fault, Layered, Origin};
 pub use ports::PortRange;
+pub use rows::{
+    Backend, HeaderSet, HostRule, Limits, Match, QueryRule, Route, Timeouts, TokenPlace,
+};
 
 /// The shipped configuration, complete and commented: what runs when nothing else is given.
 pub const BUILT_IN: &str = include_str!("../conf/deskgate.toml");
@@ -244,184 +248,6 @@ pub struct Dns {
     /// Time an expired answer still serves while no server answers.
     #[serde(with = "humantime_serde")]
     pub stale: Duration,
-}
-
-/// One row of the route table. A row states only what differs from the defaults.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// Unique name, seen in logs, metrics and tests.
-    pub name: String,
-    /// Which paths.
-    #[serde(rename = "match")]
-    pub matches: Match,
-    /// Where the desktop token is; none for routes that need no desktop token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<TokenPlace>,
-    /// Who answers.
-    pub backend: Backend,
-    /// Path sent upstream, with `{rest}` for what follows a prefix or `{name}` for a capture of a
-    /// pattern. None sends the path that was judged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rewrite: Option<String>,
-    /// What becomes of the query. A desktop token in it is never forwarded.
-    #[serde(default)]
-    pub query: QueryRule,
-    /// Which of the named header sets applies.
-    #[serde(default = "Route::default_headers")]
-    pub headers: String,
-    /// Whether responses may be compressed on the way to the client.
-    #[serde(default = "Route::default_compress")]
-    pub compress: bool,
-    /// For files: the file that answers, with 200, for paths at which there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fallback: Option<String>,
-    /// Whether WebSocket upgrades are allowed.
-    #[serde(default)]
-    pub websocket: bool,
-    /// Sizes.
-    #[serde(default)]
-    pub limits: Limits,
-    /// Times.
-    #[serde(default)]
-    pub timeouts: Timeouts,
-    /// Leaves the row out: how an operator's file removes a built-in row.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub disabled: bool,
-}
-
-impl Route {
-    fn default_headers() -> String {
-        "upstream".to_owned()
-    }
-
-    fn default_compress() -> bool {
-        true
-    }
-}
-
-/// What headers of one kind of backend look like.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderSet {
-    /// The `Host` that the upstream sees.
-    #[serde(default)]
-    pub host: HostRule,
-    /// Request headers that do not reach the upstream. The desktop token never reaches a pod,
-    /// whatever stands here.
-    #[serde(default)]
-    pub remove: Vec<String>,
-    /// Response headers that the client gets unless the upstream sent its own.
-    #[serde(default)]
-    pub response: BTreeMap<String, String>,
-}
-
-/// Which paths a row takes. Judged on the normalised path, in nginx's order of choice: exact, then
-/// the first pattern in file order, then the longest prefix.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Match {
-    /// This path only.
-    Exact(String),
-    /// This path and everything below it, by whole segments.
-    Prefix(String),
-    /// A regular expression for the whole path.
-    Pattern(String),
-}
-
-/// Where a route finds the desktop token (the incumbent's four rules).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TokenPlace {
-    /// Query argument `jwt_token`, otherwise the whole raw query.
-    Query,
-    /// The whole raw query, always.
-    BareQuery,
-    /// Header `ABCAuthorization`.
-    Header,
-    /// A path segment, captured by the row's pattern as `token`.
-    Path,
-}
-
-/// Who answers a route.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Backend {
-    /// The user's pod, on a port named under `[desktop.ports]`.
-    Desktop(String),
-    /// The user's pod, on the port captured as `port`, which must be one of these.
-    DesktopPorts(Vec<PortRange>),
-    /// A service named under `[upstreams]`.
-    Upstream(String),
-    /// deskgate itself, with the files of this folder.
-    Files(PathBuf),
-    /// deskgate itself, with this text; `{node}` stands for the node's name.
-    Text(String),
-}
-
-/// What becomes of a request's query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum QueryRule {
-    /// Forwarded, without the desktop token.
-    #[default]
-    Keep,
-    /// Not forwarded.
-    Drop,
-}
-
-/// The `Host` header that an upstream sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HostRule {
-    /// The client's, without its port, in lower case (nginx's `$host`).
-    Client,
-    /// The upstream's own name or address.
-    #[default]
-    Upstream,
-}
-
-/// Sizes of one route.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Largest request body; a larger one is answered 413.
-    pub body: ByteSize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { body: ByteSize::mib(1) }
-    }
-}
-
-/// Times of one route.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// Longest wait for a connection to one address of the upstream.
-    #[serde(with = "humantime_serde")]
-    pub connect: Duration,
-    /// Longest silence of the upstream before and within a response.
-    #[serde(with = "humantime_serde")]
-    pub read: Duration,
-    /// Longest wait for the upstream to take the next bytes of a request.
-    #[serde(with = "humantime_serde")]
-    pub send: Duration,
-    /// Longest silence of both sides of a tunnel.
-    #[serde(with = "humantime_serde")]
-    pub idle: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(3),
-            read: Duration::from_secs(60),
-            send: Duration::from_secs(60),
-            idle: Duration::from_secs(3600),
-        }
-    }
 }
 
 impl Config {

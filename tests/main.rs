@@ -33,6 +33,8 @@ mod documents;
 mod e2e;
 /// What of a request's head reaches an upstream, what of a response's reaches the client.
 mod headers;
+/// Bodies at their true sizes.
+mod large;
 /// Start, drain and end of the process.
 mod lifecycle;
 /// Access log lines, and that no token is in them or anywhere else.
