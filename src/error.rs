@@ -45,6 +45,10 @@ pub enum Error {
     /// The address takes only GET and HEAD.
     #[error("method not allowed")]
     MethodNotAllowed,
+    /// TRACE, which would show a request's credentials to scripts, or CONNECT, which asks for a proxy
+    /// of another kind.
+    #[error("method refused")]
+    MethodRefused,
     /// There is no file at the path.
     #[error("no such file")]
     NoFile,
@@ -57,9 +61,6 @@ pub enum Error {
     /// The request line is too long.
     #[error("request line too long")]
     TargetTooLong,
-    /// TRACE, which would show a request's credentials to scripts.
-    #[error("TRACE refused")]
-    TraceRefused,
     /// The upstream could not be found or reached, or its answer is unusable.
     #[error("upstream: {0}")]
     Upstream(#[from] upstream::Error),
@@ -103,7 +104,7 @@ impl Error {
             Self::NoRoute => "no_route",
             Self::PortRefused => "port_refused",
             Self::TargetTooLong => "target_too_long",
-            Self::TraceRefused => "trace_refused",
+            Self::MethodRefused => "method_refused",
             Self::Upstream(error) => error.reason(),
         }
     }

@@ -71,7 +71,7 @@ impl Gateway {
         record: &mut Record,
     ) -> Result<Plan, Error> {
         if head.method == Method::TRACE {
-            return Err(Error::TraceRefused);
+            return Err(Error::MethodRefused);
         }
         let public = headers::host_of(head);
         let valid = public.as_ref().is_some_and(headers::is_valid_host);

@@ -20,6 +20,9 @@ const WRITE: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
+/// What `Allow` says where the address was not looked at yet.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// What the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -71,7 +74,7 @@ fn of(error: Error) -> Problem {
         Error::MethodNotAllowed => {
             (StatusCode::METHOD_NOT_ALLOWED, "This address can only be read.")
         }
-        Error::TraceRefused => (StatusCode::METHOD_NOT_ALLOWED, "This method is not allowed."),
+        Error::MethodRefused => (StatusCode::METHOD_NOT_ALLOWED, "This method is not allowed."),
         Error::NoFile | Error::NoRoute => {
             (StatusCode::NOT_FOUND, "There is nothing at this address.")
         }
@@ -158,13 +161,8 @@ pub async fn write(session: &mut Session, problem: &Problem, may_keep: bool) -> 
     head.insert_header(header::CONTENT_TYPE, content_type)?;
     own_headers(&mut head)?;
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
-        // Whether or not the address knows them: TRACE is refused before it is looked at.
-        let allowed = if problem.reason == Error::TraceRefused.reason() {
-            "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-        } else {
-            "GET, HEAD"
-        };
-        head.insert_header(header::ALLOW, allowed)?;
+        let any = problem.reason == Error::MethodRefused.reason();
+        head.insert_header(header::ALLOW, if any { METHODS } else { "GET, HEAD" })?;
     }
     write_whole(session, head, body.into()).await?;
     if unread {
@@ -197,9 +195,12 @@ async fn linger(session: &mut Session) {
 pub fn raw(error: Error) -> (u16, Bytes) {
     let problem = of(error);
     let body = json(&problem);
+    let not_allowed = problem.status == StatusCode::METHOD_NOT_ALLOWED;
+    let allow = if not_allowed { format!("Allow: {METHODS}\r\n") } else { String::new() };
     let text = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{allow}\
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+         X-Frame-Options: SAMEORIGIN\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n\r\n{body}",
         problem.status.as_u16(),
         problem.status.canonical_reason().unwrap_or_default(),
         body.len(),

@@ -140,7 +140,7 @@ impl<A> Connections<A> {
             return Err(Error::HeadTooLarge);
         }
         let Some(length) = end else { return Ok(None) };
-        let body = body_length(request.headers);
+        let body = body_length(&request)?;
         Ok(Some(Head { request: body.and_then(|body| length.checked_add(body)) }))
     }
 
@@ -164,23 +164,40 @@ impl<A> Connections<A> {
     }
 }
 
-/// Length of the body that these headers announce (RFC 9112 section 6.3); none if it cannot be told
-/// from them, or if they contradict each other, which is pingora's to refuse.
-fn body_length(headers: &[httparse::Header<'_>]) -> Option<usize> {
-    let mut length = None;
-    for header in headers {
-        if header.name.eq_ignore_ascii_case("content-length") {
-            let value = std::str::from_utf8(header.value).ok()?.trim().parse().ok()?;
-            if length.replace(value).is_some() {
-                return None;
-            }
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding")
-            || header.name.eq_ignore_ascii_case("upgrade")
-        {
-            return None;
-        }
+/// Length of the body of a request (RFC 9112 section 6.3); none if only reading it can tell.
+///
+/// What two servers could frame in two ways is refused (RFC 9112 section 11.2): two lengths, a length
+/// beside chunks, an encoding that is not just chunks, two hosts.
+fn body_length(request: &httparse::Request<'_, '_>) -> Result<Option<usize>, Error> {
+    let values = |name: &'static str| {
+        request.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name))
+    };
+    let only = |name| {
+        let mut found = values(name);
+        let first = found.next().map(|header| header.value.trim_ascii());
+        if found.next().is_some() { Err(Error::InvalidRequest) } else { Ok(first) }
+    };
+    let length = only("content-length")?;
+    let encoding = only("transfer-encoding")?;
+    only("host")?;
+    let is_chunked = |value: &[u8]| value.eq_ignore_ascii_case(b"chunked");
+    let old = request.version == Some(0);
+    if request.method == Some("CONNECT") {
+        return Err(Error::MethodRefused);
     }
-    Some(length.unwrap_or(0))
+    if encoding.is_some_and(|value| !is_chunked(value) || length.is_some() || old) {
+        return Err(Error::InvalidRequest);
+    }
+    let length = match length {
+        None => 0,
+        Some(digits) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+            let digits = std::str::from_utf8(digits).map_err(|_| Error::InvalidRequest)?;
+            digits.parse().map_err(|_| Error::InvalidRequest)?
+        }
+        Some(_) => return Err(Error::InvalidRequest),
+    };
+    let open_ended = encoding.is_some() || values("upgrade").next().is_some();
+    Ok((!open_ended).then_some(length))
 }
 
 /// Whether pingora holds bytes of a request that came while it waited for the last one's answer.
@@ -216,7 +233,24 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\n", Ok(Some(Some(18)))),
             ("GET / HTTP/1.1\r\n\r\nGET", Ok(Some(Some(18)))),
             ("GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", Ok(Some(Some(38)))),
-            ("GET / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 2\r\n\r\n", Ok(Some(None))),
+            (
+                "GET / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\n",
+                Err(Error::InvalidRequest),
+            ),
+            ("GET / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", Err(Error::InvalidRequest)),
+            ("GET / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n", Err(Error::InvalidRequest)),
+            ("GET / HTTP/1.1\r\nContent-Length:\r\n\r\n", Err(Error::InvalidRequest)),
+            (
+                "GET / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                Err(Error::InvalidRequest),
+            ),
+            ("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(Error::InvalidRequest)),
+            (
+                "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
+                Err(Error::InvalidRequest),
+            ),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Err(Error::InvalidRequest)),
+            ("CONNECT a:1 HTTP/1.1\r\n\r\n", Err(Error::MethodRefused)),
             ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", Ok(Some(None))),
             ("GET / HTTP/1.1\r\nupgrade: x\r\n\r\n", Ok(Some(None))),
             ("GET / HTTP/1.1\r\nHost:", Ok(None)),
