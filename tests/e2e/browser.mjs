@@ -13,11 +13,12 @@
 //   {"do": "wait_pixels", "points": ..., "colours": [[r, g, b], ...]}
 //   {"do": "move" | "click", "at": [x, y]}                      the mouse on the canvas
 //   {"do": "type", "text": "abc"}, {"do": "key", "key": "Enter"}
+//   {"do": "file", "path": "typed", "bytes": 14}                a file has grown to this size
 //   {"do": "screenshot", "path": "shot.png"}
 // Every step takes a "timeout_ms" of its own.
 
 import { createRequire } from 'node:module';
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const tools = process.env.DESKGATE_TOOLS
@@ -86,6 +87,13 @@ const steps = {
   },
   type: (page, { text }) => page.keyboard.type(text),
   key: (page, { key }) => page.keyboard.press(key),
+  async file(page, { path, bytes, timeout_ms: timeout = patience }) {
+    const deadline = Date.now() + timeout;
+    while (statSync(path).size < bytes) {
+      if (Date.now() > deadline) throw new Error(`${path} has ${statSync(path).size} bytes`);
+      await new Promise((resolve) => setTimeout(resolve, 30));
+    }
+  },
   screenshot: (page, { path }) => page.screenshot({ path }).then(() => null),
 };
 

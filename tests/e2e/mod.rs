@@ -106,8 +106,8 @@ fn keys_typed_in_the_browser_reach_the_x_server() {
     let desktop = Desktop::start(ADA_POD, site.vnc_port, &ADA);
     let script = site.page().start(&site.token(ADA_POD, TTL)).wait_for_picture(&ADA);
     let script = script.click(desktop.typing_at()).type_text("Hello, pod 7!").key("Enter");
-    rig::browse(&script).assert_done();
     let expected = "Hello, pod 7!\n";
+    rig::browse(&script.until_typed(&desktop, expected)).assert_done();
     assert_eq!(desktop.typed_like(expected), expected);
 }
 
@@ -176,7 +176,7 @@ fn the_rig_shows_the_picture_and_takes_keys_without_a_gateway() {
     let desktop = Desktop::start(ADA_POD, rig::free_port(&[ADA_POD]), &ADA);
     let script = Script::on(format!("http://{}/", website.address())).start_at(desktop.url());
     let script = script.wait_for_picture(&ADA).click(desktop.typing_at()).type_text("abc");
-    rig::browse(&script).assert_done();
+    rig::browse(&script.until_typed(&desktop, "abc")).assert_done();
     assert_eq!(desktop.typed_like("abc"), "abc");
 }
 

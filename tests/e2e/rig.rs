@@ -567,6 +567,13 @@ impl Script {
         self.step(json!({"do": "type", "text": text}))
     }
 
+    /// Waits until as much was typed into the desktop as `expected` is long: a browser that ends
+    /// takes what it has not sent yet with it.
+    pub fn until_typed(self, desktop: &Desktop, expected: &str) -> Self {
+        let path = desktop.dir.path().join("typed");
+        self.step(json!({"do": "file", "path": path, "bytes": expected.len()}))
+    }
+
     pub fn key(self, key: &str) -> Self {
         self.step(json!({"do": "key", "key": key}))
     }
