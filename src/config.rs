@@ -129,7 +129,10 @@ pub struct Server {
     pub threads: usize,
     /// What `/node` answers: the Kubernetes node this instance runs on.
     pub node_name: String,
-    /// How long SIGTERM waits for requests and tunnels under way.
+    /// How long everything is served on after SIGTERM: load balancers learn late.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// How long what is under way may then take to end.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     /// Idle connections to upstreams that are kept, per worker.

@@ -4,7 +4,7 @@
 //! the pod and relays HTTP or WebSocket to it. Beside that it routes the API, the speed test and
 //! the web client. A request in eight hops:
 //!
-//! 1. a listener of pingora accepts, terminates TLS and parses HTTP;
+//! 1. a worker of [`server`] accepts and reads a head; pingora parses it;
 //! 2. [`proxy`] opens the access log record and asks, in this order:
 //! 3. [`route`]: which row takes the normalised path?
 //! 4. [`auth`]: which desktop does the token open? (locate, verify, open, confine)
@@ -31,5 +31,6 @@ pub mod respond;
 pub mod route;
 pub mod server;
 pub mod telemetry;
+pub mod transport;
 pub mod tunnel;
 pub mod upstream;

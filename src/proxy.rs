@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Version, header};
@@ -44,9 +45,9 @@ pub use context::Context;
 use client::Client;
 use context::Plan;
 
-/// The rooms that a request goes through.
+/// The rooms that a request goes through, as one configuration built them.
 #[derive(Debug)]
-pub struct Gateway {
+pub struct Rooms {
     /// The routes.
     pub table: Table,
     /// Token to desktop.
@@ -57,11 +58,31 @@ pub struct Gateway {
     pub roots: BTreeMap<String, Root>,
     /// Settings of the client's side.
     pub listen: Listen,
+}
+
+/// The gateway: the rooms of now, and what outlives them. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    rooms: Arc<ArcSwap<Rooms>>,
     /// Requests and tunnels under way.
     pub in_flight: InFlight,
 }
 
 impl Gateway {
+    /// A gateway with these rooms.
+    #[must_use]
+    pub fn new(rooms: Rooms) -> Self {
+        Self { rooms: Arc::new(ArcSwap::from_pointee(rooms)), in_flight: InFlight::default() }
+    }
+
+    /// The rooms of now. A request keeps those that it began with.
+    #[must_use]
+    pub fn rooms(&self) -> Arc<Rooms> {
+        self.rooms.load_full()
+    }
+}
+
+impl Rooms {
     /// Decides what becomes of a request before anything is connected: path, route, token, target,
     /// in this order.
     async fn plan(
@@ -180,31 +201,34 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         ctx.accepts = compression::offer(session.req_header_mut());
+        let rooms = self.rooms();
+        let listen = &rooms.listen;
         // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close.
         if session.get_keepalive().is_some() {
-            let keepalive = self.listen.keepalive.as_secs().max(1);
-            session.set_keepalive((!self.in_flight.is_draining()).then_some(keepalive));
+            let keepalive = listen.keepalive.as_secs().max(1);
+            session.set_keepalive((!self.in_flight.is_leaving()).then_some(keepalive));
         }
         session.set_pipelining_enabled(true);
-        session.set_read_timeout(Some(self.listen.read_timeout));
-        session.set_write_timeout(Some(self.listen.write_timeout));
-        session.set_total_drain_timeout(Some(self.listen.read_timeout));
+        session.set_read_timeout(Some(listen.read_timeout));
+        session.set_write_timeout(Some(listen.write_timeout));
+        session.set_total_drain_timeout(Some(listen.read_timeout));
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         compression::restore(session.req_header_mut(), ctx.accepts.take());
-        let client = Client::new(session, &self.listen.trusted_proxies);
+        let rooms = Arc::clone(ctx.rooms.insert(self.rooms()));
+        let client = Client::new(session, &rooms.listen.trusted_proxies);
         let record = record::open(session, client.address, &self.in_flight);
         let record = ctx.record.insert(record);
-        let plan = self.plan(session.req_header(), client, record).await?;
+        let plan = rooms.plan(session.req_header(), client, record).await?;
         match &plan.route.backend {
             Destination::Text(text) => {
                 respond::write_text(session, text).await?;
                 return Ok(true);
             }
             Destination::Files(_) => {
-                static_files::serve(session, &plan, &self.roots).await?;
+                static_files::serve(session, &plan, &rooms.roots).await?;
                 return Ok(true);
             }
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {}
@@ -214,7 +238,7 @@ impl ProxyHttp for Gateway {
                 if !valid {
                     return Err(Error::InvalidUpgrade.into());
                 }
-                self.open_tunnel(session, ctx, &plan).await?;
+                rooms.open_tunnel(session, ctx, &plan).await?;
                 return Ok(true);
             }
             // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
@@ -227,7 +251,8 @@ impl ProxyHttp for Gateway {
         let plan = ctx.plan.as_mut().ok_or(Error::NoRoute)?;
         plan.received = 0; // A second try sends the body again.
         if plan.addresses.is_empty() {
-            plan.addresses = self.addresses(plan).await?;
+            let rooms = ctx.rooms.as_ref().ok_or(Error::NoRoute)?;
+            plan.addresses = rooms.addresses(plan).await?;
         }
         let address = plan.addresses.get(plan.attempt).copied();
         let address = address.ok_or(Error::Upstream(upstream::Error::ConnectFailed))?;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::config::Timeouts;
 use crate::telemetry::access_log::Record;
+use crate::transport::{Transport, Wire};
 
 pub mod relay;
 
@@ -39,9 +40,9 @@ pub async fn start(
     record: Record,
 ) -> Result<()> {
     let to_client = glued(&mut pod).await;
-    let pod = pod.into_inner();
+    let pod = wire_of(pod.into_inner())?;
     let (mut client, to_pod) = detach(session).await?;
-    let head = wire(head);
+    let head = to_bytes(head);
     let write = async {
         client.write_all(&head).await?;
         client.flush().await
@@ -50,6 +51,7 @@ pub async fn start(
         Ok(Ok(())) => {}
         Ok(Err(_)) | Err(_) => return Err(gone()),
     }
+    let client = wire_of(client)?;
     let idle = timeouts.idle;
     let early = Early { to_pod, to_client };
     tokio::spawn(async move {
@@ -87,12 +89,18 @@ async fn detach(session: &mut Session) -> Result<(Stream, Bytes)> {
     Ok((stream, early.map(BytesMut::freeze).unwrap_or_default()))
 }
 
+/// The bare stream of a connection: every connection here is a [`Transport`].
+fn wire_of(stream: Stream) -> Result<Wire> {
+    let transport = stream.into_any().downcast::<Transport>();
+    transport.map(|transport| transport.into_wire()).map_err(|_| gone())
+}
+
 fn gone() -> Box<PingoraError> {
     PingoraError::new_down(ErrorType::ConnectionClosed)
 }
 
 /// A response head as it goes over the wire.
-fn wire(head: &ResponseHeader) -> Bytes {
+fn to_bytes(head: &ResponseHeader) -> Bytes {
     let mut out = BytesMut::with_capacity(512);
     out.put_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
     head.header_to_h1_wire(&mut out);

@@ -9,13 +9,13 @@ use std::time::Duration;
 use pingora::ErrorType;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::v1::client::HttpSession;
-use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::auth::Target;
 use crate::config::{Timeouts, Upstream as FixedUpstream};
+use crate::transport::{Transport, Wire};
 
 pub mod resolver;
 
@@ -134,8 +134,8 @@ pub async fn send_head(
     timeouts: &Timeouts,
     head: RequestHeader,
 ) -> Result<HttpSession, Error> {
-    let stream = connect(addresses, timeouts.connect).await?;
-    let mut session = HttpSession::new(Box::new(L4Stream::from(stream)));
+    let transport = connect(addresses, timeouts.connect).await?;
+    let mut session = HttpSession::new(Box::new(transport));
     session.read_timeout = Some(timeouts.read);
     session.write_timeout = Some(timeouts.send);
     session.write_request_header(Box::new(head)).await.map_err(|_| Error::ConnectFailed)?;
@@ -143,14 +143,14 @@ pub async fn send_head(
     Ok(session)
 }
 
-async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, Error> {
+async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<Transport, Error> {
     let mut error = Error::ConnectFailed;
     for address in addresses {
         match timeout(limit, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok(tcp)) => {
                 // A keystroke must not wait for more bytes; without the option it works, later.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
+                let _ = tcp.set_nodelay(true);
+                return Ok(Transport::new(Wire::Plain(tcp), *address));
             }
             Ok(Err(_)) => error = Error::ConnectFailed,
             Err(_) => error = Error::ConnectTimeout,

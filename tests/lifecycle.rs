@@ -51,16 +51,18 @@ fn a_request_under_way_is_finished_first() {
 }
 
 #[test]
-fn while_it_drains_it_still_answers() {
-    let mut site = Site::configured_serving(LONG, |exchange| match exchange.header("upgrade") {
+fn while_it_lingers_everything_is_served() {
+    let long = "[server]\nlinger = \"1s\"\ndrain = \"30s\"\n";
+    let mut site = Site::configured_serving(long, |exchange| match exchange.header("upgrade") {
         Some(_) => echo(exchange),
         None => exchange.answer("200 OK", "", "answered"),
     });
-    let mut socket = site.websocket(&Site::screen());
     site.gateway.signal("TERM");
-    site.gateway.wait_for_line("draining");
+    site.gateway.wait_for_line("leaving");
     // Kubernetes sends requests until every node has learnt of the end.
     assert_eq!(site.get("/API/late", "").text(), "answered");
+    let mut socket = site.websocket(&Site::screen());
+    site.gateway.wait_for_line("draining");
     socket.send("still".into()).unwrap();
     assert_eq!(socket.read().unwrap(), "still".into());
     drop(socket);

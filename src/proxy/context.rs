@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use super::Rooms;
 use super::client::Client;
 use super::headers::{Answer, Rules};
 use crate::auth::Desktop;
@@ -14,6 +15,8 @@ use crate::telemetry::access_log::Record;
 /// State of one request. Dropping it writes the access log line, unless a tunnel took that over.
 #[derive(Debug, Default)]
 pub struct Context {
+    /// The rooms that the request began with.
+    pub(super) rooms: Option<Arc<Rooms>>,
     pub(super) record: Option<Record>,
     pub(super) plan: Option<Plan>,
     /// What the client accepts, while the compression module sees our reading of it.

@@ -4,25 +4,28 @@
 //! pingora bounds neither the time nor, usefully, the size of a head, and answers a bad one itself.
 //! Here a head is read whole, judged, and handed to pingora's session as bytes already read.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::proxy_protocol;
 use crate::config::Listen;
 use crate::error::Error;
+use crate::proxy::Gateway;
 use crate::respond;
-use crate::telemetry::access_log::{InFlight, Record};
+use crate::telemetry::access_log::Record;
+use crate::transport::{Transport, Wire};
 
 /// First size of the buffer for a head.
 const HEAD_BUFFER: usize = 4096;
@@ -33,11 +36,12 @@ const MOST_HEADERS: usize = 256;
 /// Longest wait for a client to take the answer to a head that was refused.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
-/// Serves the connections of all listeners.
+/// Serves the connections of a worker.
 pub(super) struct Connections<A> {
-    pub(super) app: Arc<A>,
-    pub(super) listen: Listen,
-    pub(super) in_flight: InFlight,
+    app: Arc<A>,
+    gateway: Gateway,
+    /// pingora's word that the process ends; ours is the gateway's.
+    shutdown: ShutdownWatch,
 }
 
 /// A head that was read and judged.
@@ -46,114 +50,59 @@ struct Head {
     request: Option<usize>,
 }
 
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
-    async fn process_new(
-        self: &Arc<Self>,
-        mut stream: Stream,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        proxy_protocol::read_from(&mut stream, &self.listen.proxy_protocol).await.ok()?;
+impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
+    /// The connections of an application.
+    pub(super) fn new(app: Arc<A>, gateway: Gateway) -> Self {
+        Self { app, gateway, shutdown: watch::channel(false).1 }
+    }
+
+    /// Serves one connection to its end.
+    pub(super) async fn serve(self: Arc<Self>, mut tcp: TcpStream, peer: SocketAddr) {
+        // A small answer must not wait for more bytes; without the option it works, later.
+        let _ = tcp.set_nodelay(true);
+        let networks = &self.gateway.rooms().listen.proxy_protocol;
+        let Ok(peer) = proxy_protocol::read_from(&mut tcp, peer, networks).await else { return };
+        self.requests(Box::new(Transport::new(Wire::Plain(tcp), peer))).await;
+    }
+
+    /// One HTTP/1 request after the other.
+    async fn requests(&self, mut stream: Stream) {
         let mut read = BytesMut::new();
         loop {
-            let head = match self.read_head(&mut stream, &mut read).await {
-                Ok(head) => head?,
-                Err(error) => {
-                    self.refuse(&mut stream, error).await;
-                    return None;
-                }
+            // Settings are those of now, for each request anew.
+            let rooms = self.gateway.rooms();
+            let listen = &rooms.listen;
+            let head = match read_head(listen, &mut stream, &mut read).await {
+                Ok(Some(head)) => head,
+                Ok(None) => return,
+                Err(error) => return self.refuse(&mut stream, error).await,
             };
             // What belongs to the next request stays here.
             let given = head.request.unwrap_or(usize::MAX).min(read.len());
             let given = read.split_to(given);
             let mut session = ServerSession::new_http1(stream);
-            session.set_keepalive(Some(self.listen.keepalive.as_secs().max(1)));
+            session.set_keepalive(Some(listen.keepalive.as_secs().max(1)));
             session.set_pipelined_prefix(given);
-            let (next, settings) = self.app.process_new_http(session, shutdown).await?.consume();
+            drop(rooms);
+            let served = self.app.process_new_http(session, &self.shutdown).await;
+            let Some((next, settings)) = served.map(ReusedHttpStream::consume) else { return };
             if settings.is_some_and(|settings| holds_bytes(&settings)) {
-                return None;
+                return;
             }
             stream = next;
         }
     }
 
-    async fn cleanup(&self) {
-        self.app.http_cleanup().await;
-    }
-}
-
-impl<A> Connections<A> {
-    /// Reads until a whole head is there; none if the client closes between requests.
-    async fn read_head(
-        &self,
-        stream: &mut Stream,
-        read: &mut BytesMut,
-    ) -> Result<Option<Head>, Error> {
-        if read.is_empty() {
-            read.reserve(HEAD_BUFFER);
-            match timeout(self.listen.keepalive, stream.read_buf(read)).await {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
-            }
-        }
-        let line = usize::try_from(self.listen.max_line.as_u64()).unwrap_or(usize::MAX);
-        let mut judged = 0;
-        let whole = async {
-            loop {
-                // A head ends with a line, and only a new line can break a limit for good.
-                let line_ended = read.get(judged..).is_some_and(|new| new.contains(&b'\n'));
-                if (line_ended || read.len() > line)
-                    && let Some(head) = self.judge(read)?
-                {
-                    return Ok(Some(head));
-                }
-                judged = read.len();
-                match stream.read_buf(read).await {
-                    Ok(1..) => {}
-                    Ok(0) | Err(_) => return Ok(None),
-                }
-            }
-        };
-        timeout(self.listen.header_timeout, whole).await.map_err(|_| Error::HeadTimeout)?
-    }
-
-    /// The head at the start of what was read, if it is whole.
-    fn judge(&self, read: &[u8]) -> Result<Option<Head>, Error> {
-        let line = usize::try_from(self.listen.max_line.as_u64()).unwrap_or(usize::MAX);
-        let most = usize::try_from(self.listen.max_head.as_u64()).unwrap_or(usize::MAX);
-        let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
-        let allowed = headers.get_mut(..self.listen.max_headers.min(MOST_HEADERS));
-        let mut request = httparse::Request::new(allowed.unwrap_or_default());
-        let parsed = request.parse(read);
-        let end = match parsed {
-            Ok(httparse::Status::Complete(length)) => Some(length),
-            Ok(httparse::Status::Partial) => None,
-            Err(httparse::Error::TooManyHeaders) => return Err(Error::HeadTooLarge),
-            Err(_) => return Err(Error::InvalidRequest),
-        };
-        let head = read.get(..end.unwrap_or(read.len())).unwrap_or(read);
-        let mut lines = head.split(|byte| *byte == b'\n');
-        if lines.next().is_some_and(|first| first.len() > line) {
-            return Err(Error::TargetTooLong);
-        }
-        if head.len() > most || lines.any(|header| header.len() > line) {
-            return Err(Error::HeadTooLarge);
-        }
-        let Some(length) = end else { return Ok(None) };
-        let body = body_length(&request)?;
-        Ok(Some(Head { request: body.and_then(|body| length.checked_add(body)) }))
-    }
-
     /// Answers a head that was refused, and writes its line into the access log.
     async fn refuse(&self, stream: &mut Stream, error: Error) {
         let (status, answer) = respond::raw(error);
-        let mut record = Record::empty(peer(stream), self.in_flight.enter());
+        let mut record = Record::empty(peer(stream), self.gateway.in_flight.enter());
         record.status = status;
         record.reason = error.reason();
         let write = async {
             stream.write_all(&answer).await?;
             stream.flush().await?;
-            stream.shutdown().await?;
+            AsyncWriteExt::shutdown(stream).await?;
             // A close with unread bytes would take the answer back (RFC 9112 section 9.6).
             let mut rest = [0; 1024];
             while stream.read(&mut rest).await? > 0 {}
@@ -162,6 +111,67 @@ impl<A> Connections<A> {
         // Whether the client took it makes no difference to us.
         drop(timeout(LAST_WORD, write).await);
     }
+}
+
+/// Reads until a whole head is there; none if the client closes between requests.
+async fn read_head(
+    listen: &Listen,
+    stream: &mut Stream,
+    read: &mut BytesMut,
+) -> Result<Option<Head>, Error> {
+    if read.is_empty() {
+        read.reserve(HEAD_BUFFER);
+        match timeout(listen.keepalive, stream.read_buf(read)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
+        }
+    }
+    let line = usize::try_from(listen.max_line.as_u64()).unwrap_or(usize::MAX);
+    let mut judged = 0;
+    let whole = async {
+        loop {
+            // A head ends with a line, and only a new line can break a limit for good.
+            let line_ended = read.get(judged..).is_some_and(|new| new.contains(&b'\n'));
+            if (line_ended || read.len() > line)
+                && let Some(head) = judge(listen, read)?
+            {
+                return Ok(Some(head));
+            }
+            judged = read.len();
+            match stream.read_buf(read).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Ok(None),
+            }
+        }
+    };
+    timeout(listen.header_timeout, whole).await.map_err(|_| Error::HeadTimeout)?
+}
+
+/// The head at the start of what was read, if it is whole.
+fn judge(listen: &Listen, read: &[u8]) -> Result<Option<Head>, Error> {
+    let line = usize::try_from(listen.max_line.as_u64()).unwrap_or(usize::MAX);
+    let most = usize::try_from(listen.max_head.as_u64()).unwrap_or(usize::MAX);
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let allowed = headers.get_mut(..listen.max_headers.min(MOST_HEADERS));
+    let mut request = httparse::Request::new(allowed.unwrap_or_default());
+    let parsed = request.parse(read);
+    let end = match parsed {
+        Ok(httparse::Status::Complete(length)) => Some(length),
+        Ok(httparse::Status::Partial) => None,
+        Err(httparse::Error::TooManyHeaders) => return Err(Error::HeadTooLarge),
+        Err(_) => return Err(Error::InvalidRequest),
+    };
+    let head = read.get(..end.unwrap_or(read.len())).unwrap_or(read);
+    let mut lines = head.split(|byte| *byte == b'\n');
+    if lines.next().is_some_and(|first| first.len() > line) {
+        return Err(Error::TargetTooLong);
+    }
+    if head.len() > most || lines.any(|header| header.len() > line) {
+        return Err(Error::HeadTooLarge);
+    }
+    let Some(length) = end else { return Ok(None) };
+    let body = body_length(&request)?;
+    Ok(Some(Head { request: body.and_then(|body| length.checked_add(body)) }))
 }
 
 /// Length of the body of a request (RFC 9112 section 6.3); none if only reading it can tell.
@@ -219,8 +229,7 @@ mod tests {
 
     fn judge(read: &[u8]) -> Result<Option<Option<usize>>, Error> {
         let listen = Config::from_text("t", "").unwrap().config.listen;
-        let connections = Connections { app: Arc::new(()), listen, in_flight: InFlight::default() };
-        connections.judge(read).map(|head| head.map(|head| head.request))
+        super::judge(&listen, read).map(|head| head.map(|head| head.request))
     }
 
     #[test]

@@ -8,10 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
-use pingora::protocols::{SocketDigest, Stream};
 use ppp::{v1, v2};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -27,23 +26,22 @@ const MAX_V2: usize = 4096;
 /// Longest wait for the whole header, which a load balancer sends at once.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Reads the header if the connection comes from one of the networks, and makes the client that it
-/// names the connection's peer.
+/// Reads the header if the connection comes from one of the networks; returns who the client is.
 ///
 /// # Errors
 /// If the header is demanded and missing, broken or late: the connection must be closed.
-pub(super) async fn read_from(stream: &mut Stream, networks: &[IpNet]) -> io::Result<()> {
-    if !is_from(stream, networks) {
-        return Ok(());
+pub(super) async fn read_from(
+    tcp: &mut TcpStream,
+    peer: SocketAddr,
+    networks: &[IpNet],
+) -> io::Result<SocketAddr> {
+    let address = peer.ip().to_canonical();
+    if !networks.iter().any(|net| net.contains(&address)) {
+        return Ok(peer);
     }
-    match timeout(LIMIT, read(stream)).await {
+    match timeout(LIMIT, read(tcp)).await {
         // Without addresses the load balancer speaks for itself: a health check.
-        Ok(Ok(client)) => {
-            if let Some(client) = client {
-                set_peer(stream, client);
-            }
-            Ok(())
-        }
+        Ok(Ok(client)) => Ok(client.unwrap_or(peer)),
         Ok(Err(_)) | Err(_) => {
             warn!("a connection without a valid PROXY header was closed");
             Err(io::ErrorKind::InvalidData.into())
@@ -51,27 +49,20 @@ pub(super) async fn read_from(stream: &mut Stream, networks: &[IpNet]) -> io::Re
     }
 }
 
-fn is_from(stream: &Stream, networks: &[IpNet]) -> bool {
-    let digest = stream.get_socket_digest();
-    let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
-    let address = peer.and_then(PeerAddr::as_inet).map(|peer| peer.ip().to_canonical());
-    address.is_some_and(|address| networks.iter().any(|net| net.contains(&address)))
-}
-
-/// Reads exactly the header, so that what follows is HTTP's.
-async fn read(stream: &mut Stream) -> io::Result<Option<SocketAddr>> {
+/// Reads exactly the header, so that what follows is TLS's or HTTP's.
+async fn read(tcp: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
     // No header is shorter than 15 bytes, and 6 tell which version it is.
     let mut header = vec![0; 6];
-    stream.read_exact(&mut header).await?;
+    tcp.read_exact(&mut header).await?;
     if header == b"PROXY " {
-        while !header.ends_with(b"\n") && header.len() < MAX_V1 {
-            header.push(stream.read_u8().await?);
+        while !header.ends_with(b"\n") {
+            read_line(tcp, &mut header).await?;
         }
         let found = v1::Header::try_from(header.as_slice()).map_err(invalid)?;
         return Ok(of_v1(&found.addresses));
     }
     header.resize(V2_FIXED, 0);
-    stream.read_exact(header.get_mut(6..).unwrap_or_default()).await?;
+    tcp.read_exact(header.get_mut(6..).unwrap_or_default()).await?;
     let length = match header.as_slice() {
         [.., high, low] => usize::from(u16::from_be_bytes([*high, *low])),
         _ => 0,
@@ -80,13 +71,29 @@ async fn read(stream: &mut Stream) -> io::Result<Option<SocketAddr>> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     header.resize(V2_FIXED + length, 0);
-    stream.read_exact(header.get_mut(V2_FIXED..).unwrap_or_default()).await?;
+    tcp.read_exact(header.get_mut(V2_FIXED..).unwrap_or_default()).await?;
     let found = v2::Header::try_from(header.as_slice()).map_err(invalid)?;
     // LOCAL: the load balancer speaks for itself, whatever addresses it sends.
     if found.command == v2::Command::Local {
         return Ok(None);
     }
     Ok(of_v2(&found.addresses))
+}
+
+/// Reads what is there of a line, and nothing past it.
+async fn read_line(tcp: &mut TcpStream, line: &mut Vec<u8>) -> io::Result<()> {
+    let mut there = [0; MAX_V1];
+    let there = there.get_mut(line.len()..).unwrap_or_default();
+    let seen = tcp.peek(there).await?;
+    if seen == 0 {
+        return Err(io::ErrorKind::InvalidData.into()); // Closed, or too long.
+    }
+    let there = there.get_mut(..seen).unwrap_or_default();
+    let end = there.iter().position(|byte| *byte == b'\n').map_or(seen, |end| end + 1);
+    let there = there.get_mut(..end).unwrap_or_default();
+    tcp.read_exact(there).await?;
+    line.extend_from_slice(there);
+    Ok(())
 }
 
 fn invalid<E>(_: E) -> io::Error {
@@ -107,12 +114,4 @@ fn of_v2(addresses: &v2::Addresses) -> Option<SocketAddr> {
         v2::Addresses::IPv6(ip) => Some((IpAddr::V6(ip.source_address), ip.source_port).into()),
         v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
     }
-}
-
-/// Makes the client the peer, for everything that asks the connection who it is from.
-fn set_peer(stream: &mut Stream, client: SocketAddr) {
-    let digest = SocketDigest::from_raw_fd(stream.id());
-    // An error means that the address was set before, and a new digest has none.
-    let _unset = digest.peer_addr.set(Some(PeerAddr::Inet(client)));
-    stream.set_socket_digest(digest);
 }

@@ -16,6 +16,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
     count: Arc<AtomicUsize>,
+    leaving: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
 }
 
@@ -33,12 +34,23 @@ impl InFlight {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// From now on no connection is kept for another request.
+    /// From now on the process is not ready, and no connection is kept for another request.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is about to end.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// From now on no tunnel is opened.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the process is about to end.
+    /// Whether only what is under way is served.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)

@@ -1,0 +1,144 @@
+//! A configuration becomes rooms, or a list of all that is wrong with it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs;
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use crate::auth::{
+    Authenticator, CacheLimits, KeyError, KeyFile, PayloadKeys, SigningKeys, TargetPolicy,
+};
+use crate::config::{Fault, Layered};
+use crate::files::{Root, Settings};
+use crate::proxy::Rooms;
+use crate::route::{Destination, Table};
+use crate::upstream::Upstreams;
+use crate::upstream::resolver::Resolver;
+
+/// The PEM files of a configuration, by the name that messages use for each.
+#[derive(Debug, Default)]
+pub struct KeyTexts {
+    /// Public keys that verify tokens.
+    pub signing: Vec<(String, Zeroizing<Vec<u8>>)>,
+    /// Keys that open `hash`.
+    pub payload: Vec<(String, Zeroizing<Vec<u8>>)>,
+}
+
+impl KeyTexts {
+    /// Reads the files that a configuration names.
+    ///
+    /// # Errors
+    /// One fault for each file that cannot be read.
+    pub fn read(layered: &Layered) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut read = |key: &str, paths: &[PathBuf]| {
+            if paths.is_empty() {
+                faults.push(layered.fault(key, "names no file"));
+            }
+            let mut texts = Vec::with_capacity(paths.len());
+            for path in paths {
+                match fs::read(path) {
+                    Ok(text) => texts.push((path.display().to_string(), Zeroizing::new(text))),
+                    Err(error) => {
+                        let message = format!("{} cannot be read: {error}", path.display());
+                        faults.push(layered.fault(key, message));
+                    }
+                }
+            }
+            texts
+        };
+        let auth = &layered.config.auth;
+        let texts = Self {
+            signing: read("auth.signing_keys", &auth.signing_keys),
+            payload: read("auth.payload_keys", &auth.payload_keys),
+        };
+        if faults.is_empty() { Ok(texts) } else { Err(faults) }
+    }
+}
+
+/// Checks a configuration by building every room from it, and reports all that is wrong.
+///
+/// # Errors
+/// Every fault, with its file, line and key.
+pub fn build(layered: &Layered, keys: &KeyTexts) -> Result<Rooms, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let table = Table::new(layered).map_err(|wrong| faults.extend(wrong)).ok();
+    let authenticator = authenticator(layered, keys, &mut faults);
+    let resolver = Resolver::new(&layered.config.dns)
+        .map_err(|(key, message)| faults.push(layered.fault(key, message)))
+        .ok();
+    let roots = table.as_ref().map(|table| roots(table, layered, &mut faults));
+    if layered.config.listen.http.is_empty() {
+        faults.push(layered.fault("listen.http", "names no address"));
+    }
+    match (table, authenticator, resolver, roots) {
+        (Some(table), Some(authenticator), Some(resolver), Some(roots)) if faults.is_empty() => {
+            Ok(Rooms {
+                table,
+                roots,
+                authenticator,
+                upstreams: Upstreams::new(resolver),
+                listen: layered.config.listen.clone(),
+            })
+        }
+        _ => Err(faults),
+    }
+}
+
+/// The folders of the rows that serve files.
+fn roots(table: &Table, layered: &Layered, faults: &mut Vec<Fault>) -> BTreeMap<String, Root> {
+    let mut roots = BTreeMap::new();
+    for route in table.iter() {
+        let Destination::Files(folder) = &route.backend else { continue };
+        let name = &route.row.name;
+        let fallback = route.row.fallback.clone();
+        match Root::new(Settings { fallback, ..Settings::new(folder.clone()) }) {
+            Ok(root) => drop(roots.insert(name.clone(), root)),
+            Err(error) => faults.push(layered.fault(&format!("route.{name}.backend"), error)),
+        }
+    }
+    roots
+}
+
+/// The authenticator alone, for commands that judge tokens.
+///
+/// # Errors
+/// Every fault of the keys and the target policy.
+pub fn build_authenticator(
+    layered: &Layered,
+    keys: &KeyTexts,
+) -> Result<Authenticator, Vec<Fault>> {
+    let mut faults = Vec::new();
+    authenticator(layered, keys, &mut faults).ok_or(faults)
+}
+
+fn authenticator(
+    layered: &Layered,
+    keys: &KeyTexts,
+    faults: &mut Vec<Fault>,
+) -> Option<Authenticator> {
+    let config = &layered.config;
+    let allow = config.auth.allow_published_keys;
+    let mut keep = |key: &str, error: &dyn Display| faults.push(layered.fault(key, error));
+    let signing = load(&keys.signing, |files| SigningKeys::load(files, allow))
+        .map_err(|error| keep("auth.signing_keys", &error))
+        .ok();
+    let payload = load(&keys.payload, |files| PayloadKeys::load(files, allow))
+        .map_err(|error| keep("auth.payload_keys", &error))
+        .ok();
+    let policy = TargetPolicy::new(Some(&config.desktop.domain()), config.desktop.cidrs.clone())
+        .map_err(|error| keep("desktop", &error))
+        .ok();
+    let limits = CacheLimits { entries: config.auth.cache_entries };
+    Some(Authenticator::new(signing?, payload?, policy?, limits))
+}
+
+fn load<K>(
+    texts: &[(String, Zeroizing<Vec<u8>>)],
+    load: impl FnOnce(&[KeyFile<'_>]) -> Result<K, KeyError>,
+) -> Result<K, KeyError> {
+    let files: Vec<_> = texts.iter().map(|(name, pem)| KeyFile { name, pem }).collect();
+    load(&files)
+}

@@ -1,0 +1,268 @@
+//! One TCP connection, with TLS or without: what pingora and the tunnel relay read and write.
+//!
+//! pingora works on anything that implements its `IO`; with a type of our own a connection costs no
+//! more than its socket while it is idle, and a tunnel gets the bare stream back.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// Most bytes that wait for a flush: a head and a small body leave in one packet.
+const UNSENT: usize = 32 * 1024;
+
+/// A connection's bare stream.
+#[derive(Debug)]
+pub enum Wire {
+    /// TCP.
+    Plain(TcpStream),
+    /// TLS over TCP, this side being the server.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection as pingora wants it.
+pub struct Transport {
+    wire: Wire,
+    socket: Arc<SocketDigest>,
+    tls: Option<Arc<SslDigest>>,
+    /// Written, and not yet given to the system.
+    unsent: BytesMut,
+}
+
+impl Transport {
+    /// A connection whose other end is `peer`, or speaks for it.
+    #[must_use]
+    pub fn new(wire: Wire, peer: SocketAddr) -> Self {
+        let socket = SocketDigest::from_raw_fd(wire.tcp().as_raw_fd());
+        // An error means that the address was set before, and a new digest has none.
+        let _unset = socket.peer_addr.set(Some(PeerAddr::Inet(peer)));
+        let tls = wire.tls().map(|tls| Arc::new(digest(tls)));
+        Self { wire, socket: Arc::new(socket), tls, unsent: BytesMut::new() }
+    }
+
+    /// The bare stream. Everything written before must have been flushed.
+    #[must_use]
+    pub fn into_wire(self) -> Wire {
+        debug_assert!(self.unsent.is_empty(), "bytes would be lost");
+        self.wire
+    }
+
+    /// Gives the system what was written; its memory is freed.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut self.wire).poll_write(cx, &self.unsent))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.advance(sent);
+        }
+        self.unsent = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("tls", &self.tls.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    /// The socket under it.
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some(tls.get_ref().1),
+        }
+    }
+}
+
+/// What pingora knows of a TLS connection.
+fn digest(tls: &tokio_rustls::rustls::ServerConnection) -> SslDigest {
+    let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    let version = match tls.protocol_version() {
+        Some(tokio_rustls::rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "TLSv1.2",
+    };
+    SslDigest::new(cipher.unwrap_or_default(), version, None, None, Vec::new())
+}
+
+/// How the sockets of tunnels and clients are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketPolicy {
+    /// Bytes not yet sent that the system takes before it stops asking for more; 0 leaves it to the
+    /// system. A picture that waits here is late when it arrives.
+    pub unsent: u32,
+    /// Longest time that bytes sent stay unacknowledged.
+    pub user_timeout: Duration,
+    /// Silence after which the system asks whether the peer is alive.
+    pub keepalive: Duration,
+}
+
+impl SocketPolicy {
+    /// Sets a socket. What the system refuses is not worth a connection: it works, only later.
+    pub fn apply(&self, tcp: &TcpStream) {
+        const PROBES: u32 = 3;
+        let socket = SockRef::from(tcp);
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive);
+        let keepalive = keepalive.with_interval(self.keepalive / 2).with_retries(PROBES);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+        let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
+        if self.unsent > 0 {
+            let _ = socket.set_tcp_notsent_lowat(self.unsent);
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().wire).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.unsent.is_empty() && this.unsent.len() + buf.len() > UNSENT {
+            ready!(this.poll_send(cx))?;
+        }
+        if buf.len() >= UNSENT {
+            return Pin::new(&mut this.wire).poll_write(cx, buf);
+        }
+        this.unsent.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.wire).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.wire).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Transport {
+    async fn shutdown(&mut self) {
+        // It is over either way.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Transport {
+    fn id(&self) -> UniqueIDType {
+        self.wire.tcp().as_raw_fd()
+    }
+}
+
+impl Ssl for Transport {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.tls.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match self.wire.tls()?.alpn_protocol()? {
+            b"h2" => Some(ALPN::H2),
+            _ => Some(ALPN::H1),
+        }
+    }
+}
+
+impl GetTimingDigest for Transport {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Transport {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Transport {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.socket))
+    }
+}
+
+impl Peek for Transport {}
