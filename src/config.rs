@@ -254,6 +254,23 @@ pub struct Dns {
 }
 
 impl Config {
+    /// Keys that differ in the new configuration and take effect only when the process starts.
+    #[must_use]
+    pub fn fixed_at_start(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("listen.http", self.listen.http != new.listen.http),
+            ("server.threads", self.server.threads != new.server.threads),
+            (
+                "server.upstream_keepalive",
+                self.server.upstream_keepalive != new.server.upstream_keepalive,
+            ),
+            ("log.format", self.log.format != new.log.format),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+
     /// Merges the built-in configuration, the file if there is one, and the environment.
     ///
     /// # Errors

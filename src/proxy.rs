@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::files::Root;
 use crate::respond;
 use crate::route::{Destination, Found, NormalPath, Table};
+use crate::telemetry::Reloads;
 use crate::telemetry::access_log::{InFlight, Record};
 use crate::upstream::{self, Upstreams};
 
@@ -51,13 +52,24 @@ pub struct Rooms {
     /// The routes.
     pub table: Table,
     /// Token to desktop.
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
     /// Names to addresses.
-    pub upstreams: Upstreams,
+    pub upstreams: Arc<Upstreams>,
     /// Folders of files, by the name of the row that serves them.
     pub roots: BTreeMap<String, Root>,
     /// Settings of the client's side.
     pub listen: Listen,
+    /// What the rooms that remember something were built from.
+    pub marks: Marks,
+}
+
+/// Digests of the settings of rooms that remember something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Of the authenticator's.
+    pub auth: [u8; 32],
+    /// Of the resolver's.
+    pub upstreams: [u8; 32],
 }
 
 /// The gateway: the rooms of now, and what outlives them. Clones share everything.
@@ -66,13 +78,24 @@ pub struct Gateway {
     rooms: Arc<ArcSwap<Rooms>>,
     /// Requests and tunnels under way.
     pub in_flight: InFlight,
+    /// What became of reloads.
+    pub reloads: Reloads,
 }
 
 impl Gateway {
     /// A gateway with these rooms.
     #[must_use]
     pub fn new(rooms: Rooms) -> Self {
-        Self { rooms: Arc::new(ArcSwap::from_pointee(rooms)), in_flight: InFlight::default() }
+        Self {
+            rooms: Arc::new(ArcSwap::from_pointee(rooms)),
+            in_flight: InFlight::default(),
+            reloads: Reloads::default(),
+        }
+    }
+
+    /// Takes new rooms into use.
+    pub fn swap(&self, rooms: Rooms) {
+        self.rooms.store(Arc::new(rooms));
     }
 
     /// The rooms of now. A request keeps those that it began with.

@@ -11,7 +11,8 @@ use std::thread;
 
 use pingora::server::configuration::ServerConf;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::config::Config;
@@ -22,11 +23,14 @@ mod connection;
 mod lifecycle;
 mod listeners;
 mod proxy_protocol;
+mod reload;
 mod worker;
 
 pub use build::{KeyTexts, build, build_authenticator};
 use lifecycle::Lifecycle;
 use listeners::Listeners;
+use reload::Reloader;
+pub use reload::{Answer, Load, Source};
 use worker::Worker;
 
 /// Times an idempotent request, or one of which nothing was sent, is tried at most.
@@ -55,7 +59,7 @@ pub enum ListenError {
 ///
 /// # Errors
 /// If an address cannot be listened on.
-pub fn run(rooms: Rooms, config: &Config) -> Result<(), ListenError> {
+pub fn run(rooms: Rooms, config: Config, source: Option<Source>) -> Result<(), ListenError> {
     let workers = match config.server.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
@@ -65,7 +69,7 @@ pub fn run(rooms: Rooms, config: &Config) -> Result<(), ListenError> {
         info!(key = line, "key loaded");
     }
     let gateway = Gateway::new(rooms);
-    let conf = Arc::new(server_conf(config, workers));
+    let conf = Arc::new(server_conf(&config, workers));
     let (accepting, watched) = watch::channel(true);
     for (index, sockets) in listeners.sockets.into_iter().enumerate() {
         let worker = Worker {
@@ -82,8 +86,18 @@ pub fn run(rooms: Rooms, config: &Config) -> Result<(), ListenError> {
     for address in &listeners.addresses {
         info!(%address, "listening");
     }
-    let lifecycle = Lifecycle { gateway, accepting, server: config.server.clone() };
-    runtime(1)?.block_on(lifecycle.run());
+    let lifecycle =
+        Lifecycle { gateway: gateway.clone(), accepting, server: config.server.clone() };
+    runtime(1)?.block_on(async {
+        if let Some(source) = source {
+            let reloader = Reloader { gateway, source, current: config };
+            let hup = signal(SignalKind::hangup()).map_err(ListenError::Thread)?;
+            let (_asks, asked) = mpsc::channel(1);
+            tokio::spawn(reloader.run(hup, asked));
+        }
+        lifecycle.run().await;
+        Ok(())
+    })?;
     info!("stopped");
     // The process ends with this thread; what its workers still have is past its time.
     Ok(())

@@ -1,26 +1,74 @@
 //! Log set-up: one line per event on standard output, written by a thread of its own.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
 use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{Level, Log, LogFormat};
 
 pub mod access_log;
 mod combined;
 
+/// The handle of the level in use.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Flushes what is still queued when it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Flush(#[expect(dead_code, reason = "held for its Drop")] WorkerGuard);
 
+/// Counts reloads of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads(Arc<ReloadCounts>);
+
+#[derive(Debug, Default)]
+struct ReloadCounts {
+    taken: AtomicU64,
+    refused: AtomicU64,
+    /// Whether the last one was refused.
+    last_refused: AtomicBool,
+}
+
+impl Reloads {
+    /// Counts one more.
+    pub fn note(&self, taken: bool) {
+        let count = if taken { &self.0.taken } else { &self.0.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.0.last_refused.store(!taken, Ordering::Relaxed);
+    }
+
+    /// How many were taken into use, and how many refused.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.0.taken.load(Ordering::Relaxed), self.0.refused.load(Ordering::Relaxed))
+    }
+
+    /// Whether the last one was taken into use, or there was none.
+    #[must_use]
+    pub fn last_successful(&self) -> bool {
+        !self.0.last_refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Changes the level while running; nothing happens unless [`start`] has been called.
+pub fn set_level(level: Level) {
+    if let Some(handle) = LEVEL.get() {
+        // An error means that the subscriber is gone, and the logs with it.
+        drop(handle.reload(filter(level)));
+    }
+}
+
 /// Starts logging. Lines are queued (at most 128,000, then the oldest rule: new ones are dropped)
 /// so that a stalled reader of standard output never stalls a request.
 pub fn start(log: &Log) -> Flush {
     let (writer, guard) = NonBlocking::new(std::io::stdout());
-    let registry = tracing_subscriber::registry().with(filter(log.level));
+    let (filter, handle) = reload::Layer::new(filter(log.level));
+    let registry = tracing_subscriber::registry().with(filter);
     let started = match log.format {
         LogFormat::Json => registry
             .with(
@@ -42,7 +90,10 @@ pub fn start(log: &Log) -> Flush {
             )
             .try_init(),
     };
-    drop(started); // A second start in one process keeps the first.
+    // A second start in one process keeps the first.
+    if started.is_ok() {
+        drop(LEVEL.set(handle));
+    }
     Flush(guard)
 }
 

@@ -40,6 +40,7 @@ mod lifecycle;
 /// Access log lines, and that no token is in them or anywhere else.
 mod logs;
 /// Redirects, compression, files.
+mod reload;
 mod responses;
 /// Which upstream gets a path, and what it gets.
 mod routing;

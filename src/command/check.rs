@@ -13,7 +13,7 @@ pub(super) fn check(argument: &ConfigArgument) -> Result<(), Failure> {
         Err(faults) => (KeyTexts::default(), faults),
     };
     let unread = !faults.is_empty();
-    match server::build(&layered, &keys) {
+    match server::build(&layered, &keys, None) {
         Ok(gateway) => {
             for line in gateway.authenticator.describe_keys() {
                 say(&format!("key: {line}\n"))?;

@@ -1,6 +1,7 @@
 //! `deskgate run`.
 
-use deskgate::server::{self, KeyTexts};
+use deskgate::config::{Config, env};
+use deskgate::server::{self, KeyTexts, Source};
 use deskgate::{config, telemetry};
 use tracing::warn;
 
@@ -8,10 +9,13 @@ use super::{ConfigArgument, Failure};
 
 pub(super) fn run(argument: &ConfigArgument) -> Result<(), Failure> {
     let layered = argument.load()?;
-    let gateway = server::build(&layered, &KeyTexts::read(&layered)?)?;
+    let rooms = server::build(&layered, &KeyTexts::read(&layered)?, None)?;
     let _flush = telemetry::start(&layered.config.log);
     for (key, why) in config::warnings(&layered) {
         warn!(key, "{why}");
     }
-    server::run(gateway, &layered.config).map_err(Failure::other)
+    let file = argument.config.clone();
+    let path = file.clone();
+    let load = Box::new(move || Config::load(path.as_deref(), &env::Process));
+    server::run(rooms, layered.config, Some(Source { file, load })).map_err(Failure::other)
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::auth::{
     Authenticator, CacheLimits, KeyError, KeyFile, PayloadKeys, SigningKeys, TargetPolicy,
 };
-use crate::config::{Fault, Layered};
+use crate::config::{Config, Fault, Layered};
 use crate::files::{Root, Settings};
-use crate::proxy::Rooms;
+use crate::proxy::{Marks, Rooms};
 use crate::route::{Destination, Table};
 use crate::upstream::Upstreams;
 use crate::upstream::resolver::Resolver;
@@ -58,32 +60,58 @@ impl KeyTexts {
     }
 }
 
-/// Checks a configuration by building every room from it, and reports all that is wrong.
+/// Checks a configuration by building every room from it, and reports all that is wrong. Of the old
+/// rooms those are kept whose settings are still the same.
 ///
 /// # Errors
 /// Every fault, with its file, line and key.
-pub fn build(layered: &Layered, keys: &KeyTexts) -> Result<Rooms, Vec<Fault>> {
+pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<Rooms, Vec<Fault>> {
     let mut faults = Vec::new();
+    let config = &layered.config;
+    let marks = Marks::new(config, keys);
     let table = Table::new(layered).map_err(|wrong| faults.extend(wrong)).ok();
-    let authenticator = authenticator(layered, keys, &mut faults);
-    let resolver = Resolver::new(&layered.config.dns)
-        .map_err(|(key, message)| faults.push(layered.fault(key, message)))
-        .ok();
+    // What a room remembers is worth keeping: tokens, names.
+    let authenticator = match old.filter(|old| old.marks.auth == marks.auth) {
+        Some(old) => Some(Arc::clone(&old.authenticator)),
+        None => authenticator(layered, keys, &mut faults).map(Arc::new),
+    };
+    let upstreams = match old.filter(|old| old.marks.upstreams == marks.upstreams) {
+        Some(old) => Some(Arc::clone(&old.upstreams)),
+        None => Resolver::new(&config.dns)
+            .map_err(|(key, message)| faults.push(layered.fault(key, message)))
+            .ok()
+            .map(|resolver| Arc::new(Upstreams::new(resolver))),
+    };
     let roots = table.as_ref().map(|table| roots(table, layered, &mut faults));
-    if layered.config.listen.http.is_empty() {
+    if config.listen.http.is_empty() {
         faults.push(layered.fault("listen.http", "names no address"));
     }
-    match (table, authenticator, resolver, roots) {
-        (Some(table), Some(authenticator), Some(resolver), Some(roots)) if faults.is_empty() => {
+    match (table, authenticator, upstreams, roots) {
+        (Some(table), Some(authenticator), Some(upstreams), Some(roots)) if faults.is_empty() => {
             Ok(Rooms {
                 table,
                 roots,
                 authenticator,
-                upstreams: Upstreams::new(resolver),
-                listen: layered.config.listen.clone(),
+                upstreams,
+                listen: config.listen.clone(),
+                marks,
             })
         }
         _ => Err(faults),
+    }
+}
+
+impl Marks {
+    fn new(config: &Config, keys: &KeyTexts) -> Self {
+        let mut auth = Sha256::new();
+        for (_, pem) in keys.signing.iter().chain(&keys.payload) {
+            auth.update(Sha256::digest(pem.as_slice()));
+        }
+        // Both sections are made of values that can be written.
+        let text = |value: &dyn Fn() -> serde_json::Result<Vec<u8>>| value().unwrap_or_default();
+        auth.update(text(&|| serde_json::to_vec(&(&config.auth, &config.desktop))));
+        let upstreams = Sha256::digest(text(&|| serde_json::to_vec(&config.dns)));
+        Self { auth: auth.finalize().into(), upstreams: upstreams.into() }
     }
 }
 

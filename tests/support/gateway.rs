@@ -28,7 +28,7 @@ pub(crate) struct Gateway {
     address: SocketAddr,
     lines: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Gateway {
@@ -68,7 +68,7 @@ impl Gateway {
             capture(child.stdout.take().unwrap(), &lines),
             capture(child.stderr.take().unwrap(), &lines),
         ];
-        let mut gateway = Self { child, address, lines, readers, _dir: dir };
+        let mut gateway = Self { child, address, lines, readers, dir };
         let alive = eventually("the gateway answers", || {
             if gateway.child.try_wait().unwrap().is_some() {
                 return Some(false);
@@ -90,6 +90,18 @@ impl Gateway {
             return None;
         }
         Some(gateway)
+    }
+
+    /// Replaces its configuration file, as an editor or the kubelet would.
+    pub(crate) fn reconfigure(&self, toml: &str) {
+        let new = self.dir.path().join("new.toml");
+        std::fs::write(&new, completed(toml, self.dir.path(), self.address)).unwrap();
+        std::fs::rename(new, self.dir.path().join("deskgate.toml")).unwrap();
+    }
+
+    /// The folder of its configuration and keys.
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -1,0 +1,140 @@
+//! Takes a new configuration, and new keys and files that it names, into use while serving.
+//!
+//! A new state is built whole beside the old one and swapped in, or refused whole. Files are looked
+//! at every two seconds rather than watched: a handful of `stat`s costs nothing, and sees what a
+//! watch on a directory misses (`subPath` mounts, network file systems, Kubernetes' swap of the
+//! `..data` link, which is followed).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use super::build::{KeyTexts, build};
+use crate::config::{Config, Fault, Layered};
+use crate::proxy::{Gateway, Rooms};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Reads the configuration anew: the file and the environment are the caller's.
+pub type Load = Box<dyn Fn() -> Result<Layered, Vec<Fault>> + Send>;
+
+/// Where a configuration comes from.
+pub struct Source {
+    /// The operator's file, if there is one.
+    pub file: Option<PathBuf>,
+    /// Reads it.
+    pub load: Load,
+}
+
+/// What of a file tells that it is another one.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+/// Reloads when asked and when a file changes.
+pub(super) struct Reloader {
+    pub(super) gateway: Gateway,
+    pub(super) source: Source,
+    /// The configuration in use.
+    pub(super) current: Config,
+}
+
+impl Reloader {
+    /// Serves SIGHUP, requests and changes of files for ever.
+    pub(super) async fn run(mut self, mut hup: Signal, mut asked: mpsc::Receiver<Answer>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut loaded = self.stamps();
+        let mut seen = self.stamps();
+        loop {
+            let answer = tokio::select! {
+                _ = hup.recv() => None,
+                Some(answer) = asked.recv() => Some(answer),
+                _ = look.tick() => {
+                    let now = self.stamps();
+                    // A change is taken once it has stood still from one look to the next.
+                    let settled = now == seen;
+                    seen = now;
+                    if !settled || seen == loaded {
+                        continue;
+                    }
+                    None
+                }
+            };
+            let outcome = self.reload();
+            loaded = self.stamps();
+            if let Some(answer) = answer {
+                // Whoever asked may be gone.
+                drop(answer.send(outcome));
+            }
+        }
+    }
+
+    /// Builds the state anew and swaps it in, or leaves everything as it is.
+    fn reload(&mut self) -> Result<(), Vec<Fault>> {
+        let outcome = self.build();
+        let result = match outcome {
+            Ok((rooms, config)) => {
+                for key in self.current.fixed_at_start(&config) {
+                    warn!(key, "takes effect at the next start");
+                }
+                self.gateway.swap(rooms);
+                crate::telemetry::set_level(config.log.level);
+                self.current = config;
+                info!("configuration reloaded");
+                Ok(())
+            }
+            Err(faults) => {
+                for fault in &faults {
+                    error!(%fault, "configuration refused, the old one stays in use");
+                }
+                Err(faults)
+            }
+        };
+        self.gateway.reloads.note(result.is_ok());
+        result
+    }
+
+    /// A state whose files did not change while they were read.
+    fn build(&self) -> Result<(Rooms, Config), Vec<Fault>> {
+        const TRIES: usize = 3;
+        let mut tries = 0;
+        loop {
+            let before = self.stamps();
+            let layered = (self.source.load)()?;
+            let keys = KeyTexts::read(&layered)?;
+            tries += 1;
+            if self.stamps() == before || tries == TRIES {
+                let rooms = build(&layered, &keys, Some(&self.gateway.rooms()))?;
+                return Ok((rooms, layered.config));
+            }
+        }
+    }
+
+    /// What the files look like now. A file that is not there has no stamp.
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        let file = self.source.file.iter();
+        let auth = &self.current.auth;
+        file.chain(&auth.signing_keys)
+            .chain(&auth.payload_keys)
+            .map(|path| {
+                let found = fs::metadata(path).ok()?;
+                let modified = found.modified().ok();
+                Some(Stamp { inode: found.ino(), length: found.len(), modified })
+            })
+            .collect()
+    }
+}
+
+/// Where the outcome of a reload goes that somebody asked for.
+pub type Answer = tokio::sync::oneshot::Sender<Result<(), Vec<Fault>>>;
