@@ -25,7 +25,8 @@ pub use lint::warnings;
 pub use origin::{Fault, Layered, Origin};
 pub use ports::PortRange;
 pub use rows::{
-    Backend, HeaderSet, HostRule, Limits, Match, QueryRule, Route, Timeouts, TokenPlace,
+    Backend, HeaderSet, HostRule, Lifetime, Limits, Match, QueryRule, Refusal, Route, Timeouts,
+    TokenPlace, Tunnel,
 };
 
 /// The shipped configuration, complete and commented: what runs when nothing else is given.
@@ -83,6 +84,8 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Name resolution.
     pub dns: Dns,
+    /// Sockets of tunnels.
+    pub tunnel: Sockets,
     /// Named header sets, which rows choose from.
     pub headers: BTreeMap<String, HeaderSet>,
     /// The routes, in file order.
@@ -135,8 +138,25 @@ pub struct Server {
     /// How long what is under way may then take to end.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// How long tunnels live on after SIGQUIT, when another process has taken over.
+    #[serde(with = "humantime_serde")]
+    pub retire: Duration,
     /// Idle connections to upstreams that are kept, per worker.
     pub upstream_keepalive: usize,
+}
+
+/// Sockets of tunnels, on both sides.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sockets {
+    /// Bytes not yet sent that the system takes before a writer waits; 0 leaves it to the system.
+    pub unsent: ByteSize,
+    /// Longest time that sent bytes stay unacknowledged, or a peer takes nothing.
+    #[serde(with = "humantime_serde")]
+    pub user_timeout: Duration,
+    /// Silence after which the system asks the peer's system whether it is alive.
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
 }
 
 /// Logging.

@@ -21,6 +21,9 @@ pub enum Error {
     /// The request's body is larger than its route allows.
     #[error("request body over the route's limit")]
     BodyTooLarge,
+    /// The process is about to end and opens no tunnel any more.
+    #[error("draining")]
+    Draining,
     /// A file is there and may not be read.
     #[error("file forbidden")]
     FileForbidden,
@@ -58,6 +61,9 @@ pub enum Error {
     /// The port in the path is not one the route allows.
     #[error("port not allowed by the route")]
     PortRefused,
+    /// The address takes only POST.
+    #[error("only POST is allowed")]
+    PostOnly,
     /// The request line is too long.
     #[error("request line too long")]
     TargetTooLong,
@@ -92,6 +98,7 @@ impl Error {
         match self {
             Self::Auth(error) => error.reason(),
             Self::BodyTooLarge => "body_too_large",
+            Self::Draining => "draining",
             Self::FileForbidden => "file_forbidden",
             Self::FileUnreadable => "file_unreadable",
             Self::HeadTimeout => "head_timeout",
@@ -102,6 +109,7 @@ impl Error {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoFile => "no_file",
             Self::NoRoute => "no_route",
+            Self::PostOnly => "post_only",
             Self::PortRefused => "port_refused",
             Self::TargetTooLong => "target_too_long",
             Self::MethodRefused => "method_refused",

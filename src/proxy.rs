@@ -22,13 +22,16 @@ use pingora::{Error as PingoraError, Result};
 
 use crate::auth::token::{locate, without_token};
 use crate::auth::{Authenticator, Desktop};
-use crate::config::Listen;
+use crate::config::{Lifetime, Listen};
 use crate::error::Error;
 use crate::files::Root;
 use crate::respond;
 use crate::route::{Destination, Found, NormalPath, Table};
 use crate::telemetry::Reloads;
-use crate::telemetry::access_log::{InFlight, Record};
+use crate::telemetry::access_log::InFlight;
+use crate::transport::SocketPolicy;
+use crate::tunnel::registry::{Info, Registry};
+use crate::tunnel::{self, Opening};
 use crate::upstream::{self, Upstreams};
 
 mod client;
@@ -39,6 +42,7 @@ mod headers;
 mod location;
 mod record;
 mod refusal;
+mod renew;
 mod static_files;
 
 pub use context::Context;
@@ -59,6 +63,8 @@ pub struct Rooms {
     pub roots: BTreeMap<String, Root>,
     /// Settings of the client's side.
     pub listen: Listen,
+    /// How the sockets of tunnels are set.
+    pub sockets: SocketPolicy,
     /// What the rooms that remember something were built from.
     pub marks: Marks,
 }
@@ -78,6 +84,8 @@ pub struct Gateway {
     rooms: Arc<ArcSwap<Rooms>>,
     /// Requests and tunnels under way.
     pub in_flight: InFlight,
+    /// The open tunnels.
+    pub tunnels: Registry,
     /// What became of reloads.
     pub reloads: Reloads,
 }
@@ -89,6 +97,7 @@ impl Gateway {
         Self {
             rooms: Arc::new(ArcSwap::from_pointee(rooms)),
             in_flight: InFlight::default(),
+            tunnels: Registry::default(),
             reloads: Reloads::default(),
         }
     }
@@ -112,7 +121,7 @@ impl Rooms {
         &self,
         head: &RequestHeader,
         client: Client,
-        record: &mut Record,
+        ctx: &mut Context,
     ) -> Result<Plan, Error> {
         if head.method == Method::TRACE {
             return Err(Error::MethodRefused);
@@ -124,10 +133,13 @@ impl Rooms {
         }
         let (path, query) = path_and_query(head)?;
         let found = self.table.find(&path).ok_or(Error::NoRoute)?;
-        record.route.clone_from(&found.route.row.name);
-        let desktop = self.authenticate(&found, head, query, record).await?;
+        ctx.route = Some(Arc::clone(found.route));
+        if let Some(record) = &mut ctx.record {
+            record.route.clone_from(&found.route.row.name);
+        }
+        let desktop = self.authenticate(&found, head, query, ctx).await?;
         let port = match &found.route.backend {
-            Destination::Files(_) | Destination::Text(_) => 0,
+            Destination::Files(_) | Destination::Renew | Destination::Text(_) => 0,
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
                 found.port().ok_or(Error::PortRefused)?
             }
@@ -164,12 +176,14 @@ impl Rooms {
         found: &Found<'_, '_>,
         head: &RequestHeader,
         query: Option<&str>,
-        record: &mut Record,
+        ctx: &mut Context,
     ) -> Result<Option<Arc<Desktop>>, Error> {
         let Some(place) = found.route.row.token else { return Ok(None) };
         let header = head.headers.get(headers::TOKEN_HEADER).map(|value| value.as_bytes());
         let token = locate(place, query, header, found.captures.token)?;
-        record.token = Some(token.fingerprint());
+        if let Some(record) = &mut ctx.record {
+            record.token = Some(token.fingerprint());
+        }
         Ok(Some(self.authenticator.authenticate(token, clock::now()).await?))
     }
 
@@ -190,6 +204,7 @@ impl Rooms {
         session: &mut Session,
         ctx: &mut Context,
         plan: &Plan,
+        tunnels: &Registry,
     ) -> Result<()> {
         let mut head = session.req_header().clone();
         headers::to_upstream(&mut head, &plan.rules(true))?;
@@ -206,7 +221,26 @@ impl Rooms {
         }
         let Some(mut record) = ctx.record.take() else { return Ok(()) };
         record.status = 101;
-        crate::tunnel::start(session, pod, &answer, timeouts, record).await
+        let settings = &plan.route.row.tunnel;
+        let desktop = plan.desktop.as_deref();
+        let info = Info {
+            route: Arc::clone(&plan.route.name),
+            token: record.token.map(|token| token.to_string().into()),
+            pod: desktop.map(|desktop| desktop.target.label()).unwrap_or_default().into(),
+            client: plan.client.address,
+            deadline: desktop
+                .filter(|_| settings.lifetime == Lifetime::Token)
+                .map(|desktop| renew::deadline(desktop, settings.grace)),
+        };
+        let opening = Opening {
+            info,
+            registry: tunnels,
+            timeouts,
+            ping: settings.ping,
+            sockets: self.sockets,
+            record,
+        };
+        tunnel::start(session, pod, &answer, opening).await
     }
 }
 
@@ -243,8 +277,8 @@ impl ProxyHttp for Gateway {
         let rooms = Arc::clone(ctx.rooms.insert(self.rooms()));
         let client = Client::new(session, &rooms.listen.trusted_proxies);
         let record = record::open(session, client.address, &self.in_flight);
-        let record = ctx.record.insert(record);
-        let plan = rooms.plan(session.req_header(), client, record).await?;
+        ctx.record = Some(record);
+        let plan = rooms.plan(session.req_header(), client, ctx).await?;
         match &plan.route.backend {
             Destination::Text(text) => {
                 respond::write_text(session, text).await?;
@@ -254,6 +288,10 @@ impl ProxyHttp for Gateway {
                 static_files::serve(session, &plan, &rooms.roots).await?;
                 return Ok(true);
             }
+            Destination::Renew => {
+                renew::serve(session, &plan, &self.tunnels).await?;
+                return Ok(true);
+            }
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {}
         }
         match headers::is_websocket_upgrade(session.req_header()) {
@@ -261,7 +299,10 @@ impl ProxyHttp for Gateway {
                 if !valid {
                     return Err(Error::InvalidUpgrade.into());
                 }
-                rooms.open_tunnel(session, ctx, &plan).await?;
+                if self.in_flight.is_draining() {
+                    return Err(Error::Draining.into());
+                }
+                rooms.open_tunnel(session, ctx, &plan, &self.tunnels).await?;
                 return Ok(true);
             }
             // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
@@ -371,6 +412,13 @@ impl ProxyHttp for Gateway {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         record::note(ctx, problem.reason);
+        if ctx.explains(session) {
+            let (code, text) = respond::close_of(&problem);
+            if tunnel::accept_and_close(session, code, &text).await.is_ok() {
+                record::note_status(ctx, 101);
+            }
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         // pingora closes the connection after a failure of the upstream's side, whatever we say.
         let may_keep = ctx.plan.is_none();
         let kept = respond::write(session, &problem, may_keep).await.unwrap_or(false);

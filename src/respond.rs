@@ -20,6 +20,9 @@ const WRITE: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
+/// Seconds after which a client that met a 503 should try again.
+const RETRY_AFTER: &str = "2";
+
 /// What `Allow` says where the address was not looked at yet.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
@@ -58,6 +61,10 @@ fn of(error: Error) -> Problem {
             "The desktop token is missing, invalid or expired. Please reload the page.",
         ),
         Error::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
+        Error::Draining => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This server is being replaced. Please try again in a moment.",
+        ),
         Error::FileForbidden => (StatusCode::FORBIDDEN, "This file may not be read."),
         Error::FileUnreadable => (StatusCode::INTERNAL_SERVER_ERROR, "This file cannot be read."),
         Error::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, "The request took too long."),
@@ -74,6 +81,7 @@ fn of(error: Error) -> Problem {
         Error::MethodNotAllowed => {
             (StatusCode::METHOD_NOT_ALLOWED, "This address can only be read.")
         }
+        Error::PostOnly => (StatusCode::METHOD_NOT_ALLOWED, "This address takes only POST."),
         Error::MethodRefused => (StatusCode::METHOD_NOT_ALLOWED, "This method is not allowed."),
         Error::NoFile | Error::NoRoute => {
             (StatusCode::NOT_FOUND, "There is nothing at this address.")
@@ -99,6 +107,21 @@ fn of_upstream(error: upstream::Error) -> (StatusCode, &'static str) {
             (StatusCode::BAD_GATEWAY, "The service behind this address cannot be reached.")
         }
     }
+}
+
+/// What a WebSocket is closed with that was accepted only to say why it is refused.
+#[must_use]
+pub fn close_of(problem: &Problem) -> (u16, String) {
+    let code = match (problem.status.as_u16(), problem.reason) {
+        (401, "expired") => 4401,
+        (401 | 403, _) => 4403,
+        (_, "no_such_name" | "desktop_gone") => 4404,
+        (_, "connect_failed" | "connect_timeout" | "desktop_not_ready") => 4408,
+        (429, _) => 4429,
+        (_, "draining") => 1012,
+        _ => 1011, // RFC 6455 section 7.4.1: what was asked for cannot be fulfilled.
+    };
+    (code, serde_json::json!({ "reason": problem.error }).to_string())
 }
 
 /// Failures that pingora found, by whose side they are on.
@@ -161,8 +184,15 @@ pub async fn write(session: &mut Session, problem: &Problem, may_keep: bool) -> 
     head.insert_header(header::CONTENT_TYPE, content_type)?;
     own_headers(&mut head)?;
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
-        let any = problem.reason == Error::MethodRefused.reason();
-        head.insert_header(header::ALLOW, if any { METHODS } else { "GET, HEAD" })?;
+        let allowed = match problem.reason {
+            "method_refused" => METHODS,
+            "post_only" => "POST",
+            _ => "GET, HEAD",
+        };
+        head.insert_header(header::ALLOW, allowed)?;
+    }
+    if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+        head.insert_header(header::RETRY_AFTER, RETRY_AFTER)?;
     }
     write_whole(session, head, body.into()).await?;
     if unread {
@@ -215,6 +245,17 @@ pub fn raw(error: Error) -> (u16, Bytes) {
 pub async fn write_text(session: &mut Session, text: &str) -> Result<()> {
     let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, "text/plain")?;
+    own_headers(&mut head)?;
+    write_whole(session, head, Bytes::copy_from_slice(text.as_bytes())).await
+}
+
+/// Answers a request with a JSON text.
+///
+/// # Errors
+/// If the client is gone.
+pub async fn write_json(session: &mut Session, text: &str) -> Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
+    head.insert_header(header::CONTENT_TYPE, "application/json")?;
     own_headers(&mut head)?;
     write_whole(session, head, Bytes::copy_from_slice(text.as_bytes())).await
 }

@@ -31,6 +31,8 @@ pub struct Table {
 pub struct Route {
     /// The row as configured.
     pub row: config::Route,
+    /// The row's name, for what outlives the table.
+    pub name: Arc<str>,
     /// Who answers, with names resolved to ports and hosts.
     pub backend: Destination,
     /// The row's header set.
@@ -52,6 +54,8 @@ pub enum Destination {
     Files(PathBuf),
     /// This text, from deskgate itself.
     Text(String),
+    /// The token's desktop's tunnels are renewed.
+    Renew,
 }
 
 /// A [`config::HeaderSet`] whose names and values were parsed.
@@ -150,10 +154,13 @@ impl Route {
         }
     }
 
-    /// Whether the backend is a user's pod, so that a token decides which one.
+    /// Whether the backend is about a user's pod, so that a token decides which one.
     #[must_use]
     pub fn leads_to_a_desktop(&self) -> bool {
-        matches!(self.backend, Destination::Desktop(_) | Destination::DesktopPorts(_))
+        matches!(
+            self.backend,
+            Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Renew
+        )
     }
 }
 
@@ -186,7 +193,7 @@ impl Found<'_, '_> {
                 let port = self.captures.port?.parse().ok()?;
                 allowed.iter().any(|range| range.contains(port)).then_some(port)
             }
-            Destination::Files(_) | Destination::Text(_) => None,
+            Destination::Files(_) | Destination::Renew | Destination::Text(_) => None,
         }
     }
 }
@@ -219,7 +226,8 @@ fn compile(row: &config::Route, config: &Config) -> Result<Route, Vec<(&'static 
     }
     match (matcher, backend, headers) {
         (Some(matcher), Some(backend), Some(headers)) if wrong.is_empty() => {
-            let route = Route { row: row.clone(), backend, headers, matcher, rewrite };
+            let name = Arc::from(row.name.as_str());
+            let route = Route { row: row.clone(), name, backend, headers, matcher, rewrite };
             match (route.leads_to_a_desktop(), row.token) {
                 (true, None) => Err(vec![("token", "a desktop backend needs a token".to_owned())]),
                 (false, Some(_)) => {
@@ -252,6 +260,7 @@ fn destination(row: &config::Route, config: &Config) -> Result<Destination, Stri
         Backend::Text(text) => {
             Ok(Destination::Text(text.replace("{node}", &config.server.node_name)))
         }
+        Backend::Renew => Ok(Destination::Renew),
     }
 }
 

@@ -106,5 +106,5 @@ fn filter(level: Level) -> EnvFilter {
         Level::Info => "info",
         Level::Debug => "debug",
     };
-    EnvFilter::new(format!("warn,deskgate={level},access={level},pingora_proxy=off"))
+    EnvFilter::new(format!("warn,deskgate={level},access={level},tunnel={level},pingora_proxy=off"))
 }

@@ -1,10 +1,14 @@
 //! Tunnels: from an accepted upgrade to the last byte.
 //!
-//! A tunnel leaves pingora. Its session is taken out of the request, both sides' raw streams go to
-//! our own [`mod@relay`], in a task of its own, and the request's memory is freed. (pingora 0.9.1 can
-//! end its built-in tunnel when a 101 arrives before the empty request body was processed,
+//! A tunnel leaves pingora. Its session is taken out of the request, both sides' bare streams go to
+//! our own relay, in a task of its own, and the request's memory is freed. (pingora 0.9.1 can end its
+//! built-in tunnel when a 101 arrives before the empty request body was processed,
 //! cloudflare/pingora#946.)
 
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use pingora::http::ResponseHeader;
@@ -13,19 +17,47 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession as Pod;
 use pingora::proxy::Session;
 use pingora::{Error as PingoraError, ErrorType, Result};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use tracing::info;
 
 use crate::config::Timeouts;
 use crate::telemetry::access_log::Record;
-use crate::transport::{Transport, Wire};
+use crate::transport::{SocketPolicy, Transport, Wire};
 
+mod direction;
+pub mod drain;
+pub mod ends;
+pub mod frames;
+pub mod random;
+pub mod registry;
 pub mod relay;
 
-use relay::{Early, Outcome, relay};
+use registry::{Info, Registry, Tunnel};
+use relay::{Early, Limits, Outcome, relay};
 
 /// Size of the pipe that stands in for the session taken out of a request.
 const PLACEHOLDER: usize = 64;
+
+/// Longest wait for a browser to take a refusal and close its side.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// What a tunnel is opened with.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    /// What it is.
+    pub info: Info,
+    /// Where it is listed.
+    pub registry: &'a Registry,
+    /// Times of its route.
+    pub timeouts: &'a Timeouts,
+    /// Silence after which a peer is pinged; 0 for never.
+    pub ping: Duration,
+    /// How both its sockets are set.
+    pub sockets: SocketPolicy,
+    /// Its access log line.
+    pub record: Record,
+}
 
 /// Hands an accepted upgrade over to the relay. Afterwards the request's session is an empty
 /// placeholder: only `Ok(true)` may be returned to pingora.
@@ -36,36 +68,92 @@ pub async fn start(
     session: &mut Session,
     mut pod: Pod,
     head: &ResponseHeader,
-    timeouts: &Timeouts,
-    record: Record,
+    opening: Opening<'_>,
 ) -> Result<()> {
     let to_client = glued(&mut pod).await;
     let pod = wire_of(pod.into_inner())?;
     let (mut client, to_pod) = detach(session).await?;
-    let head = to_bytes(head);
-    let write = async {
-        client.write_all(&head).await?;
-        client.flush().await
-    };
-    match timeout(timeouts.send, write).await {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) | Err(_) => return Err(gone()),
-    }
+    say(&mut client, &to_bytes(head), opening.timeouts.send).await?;
     let client = wire_of(client)?;
-    let idle = timeouts.idle;
+    opening.sockets.apply(client.tcp());
+    opening.sockets.apply(pod.tcp());
+    let ping = Some(opening.ping).filter(|ping| !ping.is_zero());
+    let limits = Limits { idle: opening.timeouts.idle, ping };
     let early = Early { to_pod, to_client };
-    tokio::spawn(async move {
-        let outcome = relay(client, pod, early, idle).await;
-        finish(record, outcome);
-    });
+    let tunnel = opening.registry.open(opening.info);
+    let record = Box::new(opening.record);
+    let seen = announce(&tunnel, &record);
+    let relay = relay(client, pod, early, tunnel, limits);
+    tokio::spawn(async move { finish(*record, seen, relay.await) });
     Ok(())
 }
 
-/// Writes what became of the tunnel into its access log line.
-fn finish(mut record: Record, outcome: Outcome) {
-    record.received = outcome.to_pod;
-    record.sent = outcome.to_client;
+/// Tells that a tunnel is open; returns its number.
+fn announce(tunnel: &Tunnel, record: &Record) -> u64 {
+    let id = tunnel.id();
+    let token = record.token.map(|token| token.to_string()).unwrap_or_default();
+    info!(target: "tunnel", id, route = record.route, token, "tunnel opened");
+    id
+}
+
+/// Tells what became of a tunnel, in an event and in its access log line.
+fn finish(mut record: Record, id: u64, outcome: Outcome) {
+    record.received = outcome.to_pod.bytes;
+    record.sent = outcome.to_client.bytes;
     record.reason = outcome.end.reason();
+    info!(
+        target: "tunnel",
+        id,
+        route = record.route,
+        reason = record.reason,
+        frames_received = outcome.to_pod.frames,
+        frames_sent = outcome.to_client.frames,
+        "tunnel closed"
+    );
+}
+
+/// Accepts an upgrade and closes it at once, with a code and a text that a page can read: browsers
+/// do not show a page the status of a refused upgrade.
+///
+/// # Errors
+/// If the client is gone.
+pub async fn accept_and_close(session: &mut Session, code: u16, text: &str) -> Result<()> {
+    let key = session.req_header().headers.get("sec-websocket-key").ok_or_else(gone)?;
+    let mut answer = ResponseHeader::build(101, Some(3))?;
+    answer.insert_header("Connection", "upgrade")?;
+    answer.insert_header("Upgrade", "websocket")?;
+    answer.insert_header("Sec-WebSocket-Accept", accept_of(key.as_bytes()))?;
+    let (mut client, _) = detach(session).await?;
+    let mut bytes = to_bytes(&answer).to_vec();
+    frames::close(&mut bytes, code, text, None);
+    say(&mut client, &bytes, LAST_WORD).await?;
+    let rest = async {
+        // A close with unread bytes would take the answer back; the browser answers and closes.
+        let mut taken = [0; 256];
+        while client.read(&mut taken).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    drop(timeout(LAST_WORD, rest).await);
+    Ok(())
+}
+
+/// The value that proves the handshake was understood (RFC 6455 section 4.2.2).
+fn accept_of(key: &[u8]) -> String {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let sha1 = &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
+    STANDARD.encode(aws_lc_rs::digest::digest(sha1, &[key, GUID].concat()))
+}
+
+/// Writes bytes to a client within a time.
+async fn say(client: &mut Stream, bytes: &[u8], limit: Duration) -> Result<()> {
+    let write = async {
+        client.write_all(bytes).await?;
+        client.flush().await
+    };
+    match timeout(limit, write).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(gone()),
+    }
 }
 
 /// Bytes that the pod sent together with its 101. They are in the session's buffer or can be read
@@ -106,4 +194,14 @@ fn to_bytes(head: &ResponseHeader) -> Bytes {
     head.header_to_h1_wire(&mut out);
     out.put_slice(b"\r\n");
     out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_value_is_that_of_the_rfc() {
+        assert_eq!(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
 }

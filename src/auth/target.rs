@@ -4,7 +4,9 @@
 //! host; and below 2048 bits a wrong payload key opens to random bytes.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -25,6 +27,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// A name for this target in logs, metrics and the admin interface: 12 hexadecimal digits that
+    /// mean nothing outside this process.
+    #[must_use]
+    pub fn label(&self) -> String {
+        static SALT: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        format!("{:012x}", SALT.hash_one(self) >> 16)
+    }
+
     /// The name, if this target is one.
     #[must_use]
     pub fn name(&self) -> Option<&DesktopName> {

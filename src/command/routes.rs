@@ -36,7 +36,7 @@ fn row(route: &Route) -> String {
         Backend::DesktopPorts(_) => "the pod, port in the path".to_owned(),
         Backend::Upstream(name) => name.clone(),
         Backend::Files(folder) => format!("files of `{}`", folder.display()),
-        Backend::Text(_) => "deskgate".to_owned(),
+        Backend::Renew | Backend::Text(_) => "deskgate".to_owned(),
     };
     format!(
         "| {} | {path} | {token} | {backend} | {} | {} | {} |\n",

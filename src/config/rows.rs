@@ -42,6 +42,9 @@ pub struct Route {
     /// Whether WebSocket upgrades are allowed.
     #[serde(default)]
     pub websocket: bool,
+    /// Tunnels, where upgrades are allowed.
+    #[serde(default)]
+    pub tunnel: Tunnel,
     /// Sizes.
     #[serde(default)]
     pub limits: Limits,
@@ -120,6 +123,8 @@ pub enum Backend {
     Files(PathBuf),
     /// deskgate itself, with this text; `{node}` stands for the node's name.
     Text(String),
+    /// deskgate itself: moves the deadline of the tunnels to the token's desktop.
+    Renew,
 }
 
 /// What becomes of a request's query.
@@ -142,6 +147,54 @@ pub enum HostRule {
     /// The upstream's own name or address.
     #[default]
     Upstream,
+}
+
+/// Tunnels of one route.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tunnel {
+    /// Silence of a peer after which it is asked whether it is alive (a WebSocket ping); after two
+    /// unanswered pings its tunnel ends. 0 asks never.
+    #[serde(with = "humantime_serde")]
+    pub ping: Duration,
+    /// Whether a tunnel outlives its token.
+    pub lifetime: Lifetime,
+    /// Time after the token's expiry at which a tunnel of lifetime `token` ends, unless renewed.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+    /// How an upgrade is refused.
+    pub refusal: Refusal,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self {
+            ping: Duration::from_secs(25),
+            lifetime: Lifetime::Open,
+            grace: Duration::from_secs(60),
+            refusal: Refusal::Http,
+        }
+    }
+}
+
+/// How long a tunnel may live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifetime {
+    /// Until one of its ends closes it, as with the incumbents.
+    Open,
+    /// As long as a token for its desktop is valid.
+    Token,
+}
+
+/// How an upgrade is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refusal {
+    /// With an HTTP status, which a browser does not show to the page.
+    Http,
+    /// For browsers: accepted, and closed with a code that says why.
+    Close,
 }
 
 /// Sizes of one route.

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderValue, header};
+use pingora::proxy::Session;
 
 use super::Rooms;
 use super::client::Client;
-use super::headers::{Answer, Rules};
+use super::headers::{self, Answer, Rules};
 use crate::auth::Desktop;
+use crate::config::Refusal;
 use crate::route::Route;
 use crate::telemetry::access_log::Record;
 
@@ -18,9 +20,24 @@ pub struct Context {
     /// The rooms that the request began with.
     pub(super) rooms: Option<Arc<Rooms>>,
     pub(super) record: Option<Record>,
+    /// The route that took the path, also when the request was refused then.
+    pub(super) route: Option<Arc<Route>>,
     pub(super) plan: Option<Plan>,
     /// What the client accepts, while the compression module sees our reading of it.
     pub(super) accepts: Option<HeaderValue>,
+}
+
+impl Context {
+    /// Whether a refusal of this request is told to the page: where its route says so, to browsers
+    /// (nothing else sends an `Origin`), and only instead of a valid upgrade.
+    pub(super) fn explains(&self, session: &Session) -> bool {
+        let head = session.req_header();
+        let route = self.route.as_ref().map(|route| &route.row);
+        route.is_some_and(|row| row.websocket && row.tunnel.refusal == Refusal::Close)
+            && head.headers.contains_key(header::ORIGIN)
+            && headers::is_websocket_upgrade(head) == Some(true)
+            && session.response_written().is_none()
+    }
 }
 
 /// What was decided before anything was sent upstream.

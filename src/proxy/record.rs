@@ -44,6 +44,13 @@ pub(super) fn note(ctx: &mut Context, reason: &'static str) {
     }
 }
 
+/// Notes the status of an answer that pingora does not know of.
+pub(super) fn note_status(ctx: &mut Context, status: u16) {
+    if let Some(record) = &mut ctx.record {
+        record.status = status;
+    }
+}
+
 /// Adds what became of the request.
 pub(super) fn close(record: &mut Record, session: &Session) {
     if let Some(written) = session.response_written() {

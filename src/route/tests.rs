@@ -11,6 +11,7 @@ fn path(raw: &str) -> NormalPath {
 /// `(path, winning row, port, target with the query "q=1")`
 const ROWS: &[(&str, &str, u16, &str)] = &[
     ("/healthz", "healthz", 0, "/healthz?q=1"),
+    ("/gw/renew", "renew", 0, "/gw/renew?q=1"),
     ("/node", "node", 0, "/node?q=1"),
     ("/websockify", "websockify", 6081, "/"),
     ("/websockify/", "website", 80, "/websockify/?q=1"),

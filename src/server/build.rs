@@ -16,6 +16,7 @@ use crate::config::{Config, Fault, Layered};
 use crate::files::{Root, Settings};
 use crate::proxy::{Marks, Rooms};
 use crate::route::{Destination, Table};
+use crate::transport::SocketPolicy;
 use crate::upstream::Upstreams;
 use crate::upstream::resolver::Resolver;
 
@@ -94,6 +95,11 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
                 authenticator,
                 upstreams,
                 listen: config.listen.clone(),
+                sockets: SocketPolicy {
+                    unsent: u32::try_from(config.tunnel.unsent.as_u64()).unwrap_or(u32::MAX),
+                    user_timeout: config.tunnel.user_timeout,
+                    keepalive: config.tunnel.keepalive,
+                },
                 marks,
             })
         }

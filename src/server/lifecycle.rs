@@ -2,20 +2,26 @@
 //!
 //! SIGTERM: readiness fails at once; for `server.linger` everything is served on, because load
 //! balancers learn late; then nothing new is accepted and no tunnel opened, and what is under way has
-//! `server.drain` to end. SIGINT, and a second SIGTERM, end at once.
+//! `server.drain` to end, tunnels being closed one after the other. SIGQUIT: another process has the
+//! listening sockets; what is under way lives on here. SIGINT, and a second SIGTERM, end at once.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
 use crate::config::Server;
 use crate::proxy::Gateway;
+use crate::tunnel::drain::drain;
+use crate::tunnel::ends::End;
 
 /// How often the number of requests under way is looked at while draining.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Time for tunnels to pass on that they end at once.
+const MOMENT: Duration = Duration::from_millis(1200);
 
 /// Waits for the signals that end the process.
 pub(super) struct Lifecycle {
@@ -39,34 +45,66 @@ impl Lifecycle {
         };
         tokio::select! {
             _ = term.recv() => {}
-            _ = quit.recv() => {}
-            _ = int.recv() => return,
+            _ = quit.recv() => self.retire(&mut term, &mut int).await,
+            _ = int.recv() => return self.stop().await,
         }
-        let impatient = async |term: &mut Signal, int: &mut Signal| {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-        };
         tokio::select! {
             () = self.end() => {}
-            () = impatient(&mut term, &mut int) => {}
+            () = either(&mut term, &mut int) => self.stop().await,
         }
         info!(left = self.gateway.in_flight.count(), "drained");
     }
 
-    async fn end(&self) {
+    /// Another process listens now: accepts nothing more, and serves what there is until it ends by
+    /// itself, the limit is over, or a signal says otherwise.
+    async fn retire(&self, term: &mut Signal, int: &mut Signal) {
         let in_flight = &self.gateway.in_flight;
         in_flight.leave();
-        info!(under_way = in_flight.count(), linger = ?self.server.linger, "leaving");
-        sleep(self.server.linger).await;
+        self.stop_accepting();
+        info!(under_way = in_flight.count(), limit = ?self.server.retire, "retired");
+        tokio::select! {
+            () = until(Instant::now() + self.server.retire, || in_flight.count() == 0) => {}
+            () = either(term, int) => {}
+        }
+    }
+
+    async fn end(&self) {
+        let in_flight = &self.gateway.in_flight;
+        if !in_flight.is_leaving() {
+            in_flight.leave();
+            info!(under_way = in_flight.count(), linger = ?self.server.linger, "leaving");
+            sleep(self.server.linger).await;
+        }
         in_flight.drain();
+        self.stop_accepting();
+        let limit = self.server.drain;
+        info!(under_way = in_flight.count(), ?limit, "draining");
+        let requests = until(Instant::now() + limit, || in_flight.count() == 0);
+        tokio::join!(requests, drain(&self.gateway.tunnels, limit));
+    }
+
+    /// Tells every tunnel, and gives it a moment to pass that on.
+    async fn stop(&self) {
+        self.gateway.tunnels.close_where(|_| true, End::Shutdown);
+        drop(timeout(MOMENT, self.gateway.tunnels.emptied()).await);
+    }
+
+    fn stop_accepting(&self) {
         // No receiver is left if no worker is.
         let _ = self.accepting.send(false);
-        info!(under_way = in_flight.count(), limit = ?self.server.drain, "draining");
-        let deadline = Instant::now() + self.server.drain;
-        while in_flight.count() > 0 && Instant::now() < deadline {
-            sleep(TICK).await;
-        }
+    }
+}
+
+async fn either(term: &mut Signal, int: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Waits until something is so, or the deadline.
+async fn until(deadline: Instant, is_so: impl Fn() -> bool) {
+    while !is_so() && Instant::now() < deadline {
+        sleep(TICK).await;
     }
 }

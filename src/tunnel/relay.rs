@@ -1,68 +1,63 @@
 //! Moves bytes both ways between a client and a pod until both have ended.
 //!
-//! One task, driven by readiness. A direction reads only when everything it read before was taken
-//! by the other side, so a side that stalls costs one buffer and delays nobody else. Idle tunnels
-//! hold no buffer.
+//! One task, driven by readiness, with one timer. A silent side is asked with a WebSocket ping
+//! whether it is still there, and a tunnel that we end is told why with a Close frame (RFC 6455
+//! §5.5); both go only between two frames.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::io::poll_read_buf;
 
-/// First size of a buffer, and the size it returns to after a pause.
-const SMALL: usize = 16 * 1024;
-
-/// Largest size of a buffer, and so the most that is held for a side that stalls.
-const LARGE: usize = 256 * 1024;
+use super::direction::{BUFFER, Broken, Direction, Own, Peer};
+use super::ends::End;
+use super::frames::Side;
+use super::registry::{Flow, Tunnel};
 
 /// After one side has ended, the other may be silent for this long.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
 
-/// How a tunnel ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The client closed first and the pod followed.
-    ClientClose,
-    /// The client's connection broke.
-    ClientLost,
-    /// One side closed and the other did not follow in time.
-    HalfClosed,
-    /// Nothing moved for the route's idle time.
-    Idle,
-    /// The pod closed first and the client followed.
-    PodClose,
-    /// The pod's connection broke.
-    PodLost,
+/// Time to get a Close frame of ours out, and again to see it answered.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// So many pings in a row may stay unanswered.
+const PINGS: u8 = 2;
+
+/// Longer limits are as good as none; times stay far from overflow.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+thread_local! {
+    /// The buffer that all relays of a thread read into. It is taken out while it is used.
+    static SHARED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-impl End {
-    /// Fixed name for logs and metrics.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::ClientClose => "client_close",
-            Self::ClientLost => "client_lost",
-            Self::HalfClosed => "half_closed",
-            Self::Idle => "idle",
-            Self::PodClose => "pod_close",
-            Self::PodLost => "pod_lost",
-        }
+/// How long a tunnel may be silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Nothing received from either side for so long ends the tunnel.
+    pub idle: Duration,
+    /// Nothing received from one side for so long sends it a ping. None sends none.
+    pub ping: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(3600), ping: Some(Duration::from_secs(25)) }
     }
 }
 
 /// What a tunnel was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Bytes from the client to the pod.
-    pub to_pod: u64,
-    /// Bytes from the pod to the client.
-    pub to_client: u64,
+    /// From the client to the pod.
+    pub to_pod: Flow,
+    /// From the pod to the client.
+    pub to_client: Flow,
     /// How it ended.
     pub end: End,
 }
@@ -76,174 +71,321 @@ pub struct Early {
     pub to_client: Bytes,
 }
 
-/// Which of the two sides an I/O error came from.
-enum Broken {
-    Reader,
-    Writer,
+/// Relays until both sides have ended, one is lost, a limit is passed, or `tunnel` is told to end.
+pub fn relay<C, P>(
+    client: C,
+    pod: P,
+    early: Early,
+    tunnel: Tunnel,
+    limits: Limits,
+) -> impl Future<Output = Outcome>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    P: AsyncRead + AsyncWrite + Unpin,
+{
+    // Made here and not in the block, whose future would have room for the arguments twice.
+    let mut relay = Relay::new(client, pod, early, tunnel, limits);
+    async move {
+        let mut timer = pin!(sleep_until(relay.next()));
+        let end = poll_fn(|cx| relay.poll(cx, timer.as_mut())).await;
+        relay.tunnel.ended(end);
+        let [to_pod, to_client] = relay.flows();
+        Outcome { to_pod, to_client, end }
+    }
 }
 
-/// One direction of a tunnel.
-struct Direction {
-    buffer: BytesMut,
-    /// Size of the next buffer.
-    size: usize,
-    /// The reader has ended.
-    ended: bool,
-    /// Something was written since the last flush.
-    unflushed: bool,
-    moved: u64,
+/// A side's present silence.
+struct Silence {
+    /// When it began.
+    since: Instant,
+    /// Pings that became due in it.
+    asked: u8,
+    /// The side has answered a ping before, or must.
+    answers: bool,
+    /// The side answers no pings and gets no more.
+    deaf: bool,
 }
 
-impl Direction {
-    fn new(early: Bytes) -> Self {
-        let buffer = BytesMut::from(early);
-        Self { buffer, size: SMALL, ended: false, unflushed: false, moved: 0 }
+impl Silence {
+    fn new(since: Instant, answers: bool) -> Self {
+        Self { since, asked: 0, answers, deaf: false }
     }
 
-    /// Moves what can be moved now; ready when the reader's end was passed on.
-    fn poll<R, W>(
+    fn restart(&mut self, now: Instant) {
+        self.since = now;
+        self.asked = 0;
+    }
+
+    /// When the next ping is due, or missed.
+    fn due(&self, interval: Duration) -> Option<Instant> {
+        (!self.deaf).then(|| self.since + interval * u32::from(self.asked + 1))
+    }
+
+    /// Asks `peer` if it is time to; true when it has missed too many pings and is lost. `ear` is
+    /// the direction that hears it, `mouth` the one that speaks to it.
+    fn tick<S>(
         &mut self,
-        cx: &mut Context<'_>,
-        mut reader: Pin<&mut R>,
-        mut writer: Pin<&mut W>,
-    ) -> Poll<Result<(), Broken>>
-    where
-        R: AsyncRead,
-        W: AsyncWrite,
-    {
-        loop {
-            while !self.buffer.is_empty() {
-                let written = ready!(writer.as_mut().poll_write(cx, &self.buffer));
-                let written = written.map_err(|_| Broken::Writer)?;
-                if written == 0 {
-                    return Poll::Ready(Err(Broken::Writer));
-                }
-                self.buffer.advance(written);
-                self.moved += written as u64;
-                self.unflushed = true;
-            }
-            if self.ended {
-                return writer.as_mut().poll_shutdown(cx).map_err(|_| Broken::Writer);
-            }
-            match self.poll_fill(cx, reader.as_mut()) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reader)),
-                Poll::Pending => {
-                    if self.unflushed {
-                        ready!(writer.as_mut().poll_flush(cx)).map_err(|_| Broken::Writer)?;
-                        self.unflushed = false;
-                    }
-                    return Poll::Pending;
-                }
-            }
+        now: Instant,
+        peer: &mut Peer<S>,
+        ear: &Direction,
+        mouth: &Direction,
+    ) -> bool {
+        let asking = peer.wanted.is_some() && !mouth.blocked();
+        if ear.blocked() || asking || !mouth.pingable() {
+            // It cannot be heard, or was not asked: its silence means nothing. A side that takes
+            // no bytes is another matter.
+            self.restart(now);
+        } else if self.asked < PINGS {
+            self.asked += 1;
+            peer.wanted = Some(Own::Ping);
+        } else if self.answers {
+            return true;
+        } else {
+            self.deaf = true;
+            peer.wanted = None;
+            peer.pings.forget();
+        }
+        false
+    }
+}
+
+/// An end that we make.
+struct Closing {
+    end: End,
+    /// When waiting is over.
+    by: Instant,
+    /// The client was told, as far as it could be.
+    told: bool,
+}
+
+struct Relay<C, P> {
+    client: Peer<C>,
+    pod: Peer<P>,
+    /// From the client to the pod.
+    up: Direction,
+    /// From the pod to the client.
+    down: Direction,
+    client_silence: Silence,
+    pod_silence: Silence,
+    limits: Limits,
+    tunnel: Tunnel,
+    /// When something was last received.
+    last: Instant,
+    /// Which side ended first.
+    first: Option<End>,
+    closing: Option<Closing>,
+}
+
+impl<C, P> Relay<C, P>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    P: AsyncRead + AsyncWrite + Unpin,
+{
+    fn new(client: C, pod: P, early: Early, tunnel: Tunnel, limits: Limits) -> Self {
+        let now = Instant::now();
+        let up = Direction::new(Side::Client, early.to_pod);
+        let mut client = Peer::new(client, Side::Server);
+        client.data = up.tracker.data() > 0;
+        Self {
+            client,
+            pod: Peer::new(pod, Side::Client),
+            up,
+            down: Direction::new(Side::Server, early.to_client),
+            client_silence: Silence::new(now, true),
+            pod_silence: Silence::new(now, false),
+            limits: Limits {
+                idle: limits.idle.min(FOREVER),
+                ping: limits.ping.map(|interval| interval.min(FOREVER)),
+            },
+            tunnel,
+            last: now,
+            first: None,
+            closing: None,
         }
     }
 
-    /// Reads once into an empty buffer; grows the next one while reads fill it.
-    fn poll_fill<R: AsyncRead>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: Pin<&mut R>,
-    ) -> Poll<io::Result<()>> {
-        self.buffer.reserve(self.size);
-        match poll_read_buf(reader, cx, &mut self.buffer) {
-            Poll::Ready(Ok(0)) => self.ended = true,
-            Poll::Ready(Ok(read)) if read >= self.size => self.size = (self.size * 4).min(LARGE),
-            Poll::Ready(Ok(_)) => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {
-                self.buffer = BytesMut::new();
-                self.size = SMALL;
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
+        let asked = self.tunnel.poll_asked(cx.waker());
+        if let (Some(end), None) = (asked, &self.closing) {
+            self.close(end, Instant::now());
+        }
+        let end = loop {
+            if let Poll::Ready(end) = self.poll_flow(cx) {
+                break end;
+            }
+            // Activity moves times only later. The timer learns of that when it fires.
+            let next = self.next();
+            if next < timer.deadline() {
+                timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Relays until both sides have ended, one breaks, or nothing moves for `idle`.
-pub async fn relay<C, P>(client: C, pod: P, early: Early, idle: Duration) -> Outcome
-where
-    C: AsyncRead + AsyncWrite,
-    P: AsyncRead + AsyncWrite,
-{
-    let mut client = pin!(client);
-    let mut pod = pin!(pod);
-    let mut up = Direction::new(early.to_pod);
-    let mut down = Direction::new(early.to_client);
-    let mut clock = pin!(Clock::new(idle));
-    let end = poll_fn(|cx| {
-        let before = up.moved + down.moved;
-        let to_pod = up.poll(cx, client.as_mut(), pod.as_mut());
-        let to_client = down.poll(cx, pod.as_mut(), client.as_mut());
-        let end = match (to_pod, to_client) {
-            (Poll::Ready(Err(Broken::Reader)), _) | (_, Poll::Ready(Err(Broken::Writer))) => {
-                End::ClientLost
+            if let Some(end) = self.tick(Instant::now()) {
+                break end;
             }
-            (Poll::Ready(Err(Broken::Writer)), _) | (_, Poll::Ready(Err(Broken::Reader))) => {
-                End::PodLost
-            }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => clock.first_end(),
-            (to_pod, to_client) => {
-                let half = match (to_pod.is_ready(), to_client.is_ready()) {
-                    (true, _) => Some(End::ClientClose),
-                    (_, true) => Some(End::PodClose),
-                    (false, false) => None,
-                };
-                let moved = up.moved + down.moved != before;
-                return clock.as_mut().poll(cx, moved, half);
-            }
+            timer.as_mut().reset(self.next());
         };
+        if self.closing.is_some() {
+            // One try each: whoever does not take it now has had its time.
+            let _: Poll<_> = Pin::new(&mut self.client.stream).poll_shutdown(cx);
+            let _: Poll<_> = Pin::new(&mut self.pod.stream).poll_shutdown(cx);
+        }
         Poll::Ready(end)
-    })
-    .await;
-    Outcome { to_pod: up.moved, to_client: down.moved, end }
-}
-
-/// Limits a tunnel's silence. Activity only notes the time; the timer is moved when it fires.
-struct Clock {
-    sleep: Pin<Box<Sleep>>,
-    idle: Duration,
-    last: Instant,
-    first: Option<End>,
-}
-
-impl Clock {
-    fn new(idle: Duration) -> Self {
-        let now = Instant::now();
-        Self { sleep: Box::pin(sleep_until(now + idle)), idle, last: now, first: None }
     }
 
-    /// Which side closed first, once both have.
-    fn first_end(&self) -> End {
-        self.first.unwrap_or(End::ClientClose)
-    }
-
-    /// Ready when the limit was passed.
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        moved: bool,
-        half: Option<End>,
-    ) -> Poll<End> {
-        if moved {
-            self.last = Instant::now();
-        }
-        if self.first.is_none() && half.is_some() {
-            self.first = half;
-            self.last = Instant::now();
-            let deadline = self.last + HALF_CLOSED.min(self.idle);
-            self.sleep.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(self.sleep.as_mut().poll(cx));
-            let limit = if self.first.is_some() { HALF_CLOSED.min(self.idle) } else { self.idle };
-            let deadline = self.last + limit;
-            if Instant::now() >= deadline {
-                return Poll::Ready(if self.first.is_some() { End::HalfClosed } else { End::Idle });
+    /// Moves what can be moved; ready when that ends the tunnel.
+    fn poll_flow(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut buffer = SHARED.take();
+        buffer.resize(BUFFER, 0);
+        let before = self.up.moved + self.down.moved;
+        let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut buffer);
+        let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut buffer);
+        SHARED.set(buffer);
+        self.note(self.up.moved + self.down.moved != before);
+        let broken = match (up, down) {
+            (Poll::Ready(Err(broken)), _) => Some((broken, broken == Broken::Reader)),
+            (_, Poll::Ready(Err(broken))) => Some((broken, broken == Broken::Writer)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                let end = self.closing.as_ref().map(|closing| closing.end);
+                return Poll::Ready(end.or(self.first).unwrap_or(End::ClientClose));
             }
-            self.sleep.as_mut().reset(deadline);
+            (Poll::Ready(Ok(())) | Poll::Pending, Poll::Ready(Ok(())) | Poll::Pending) => None,
+        };
+        match (broken, &self.closing) {
+            (Some((_, client)), None) => {
+                Poll::Ready(if client { End::ClientLost } else { End::PodLost })
+            }
+            (Some((_, true)), Some(closing)) => Poll::Ready(closing.end),
+            (Some((broken, false)), Some(_)) => {
+                // The pod is gone, which may be why the client is to be told something.
+                match broken {
+                    Broken::Writer => self.up.give_up(broken),
+                    Broken::Reader => self.down.give_up(broken),
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            (None, _) => self.poll_closing(),
         }
+    }
+
+    /// Notes what was received and delivered.
+    fn note(&mut self, moved: bool) {
+        let (client, pod) = (self.client.spoke, self.pod.spoke);
+        let data = self.client.data;
+        let ended = self.up.ended || self.down.ended;
+        if !(client || pod || data || moved || ended) {
+            return;
+        }
+        let now = Instant::now();
+        for (peer, silence) in [
+            (client.then_some(&mut self.client.wanted), &mut self.client_silence),
+            (pod.then_some(&mut self.pod.wanted), &mut self.pod_silence),
+        ] {
+            let Some(wanted) = peer else { continue };
+            silence.restart(now);
+            if *wanted == Some(Own::Ping) {
+                *wanted = None;
+            }
+        }
+        if client || pod || ended && moved {
+            self.last = now;
+        }
+        (self.client.spoke, self.pod.spoke, self.client.data) = (false, false, false);
+        if data {
+            self.tunnel.input(now);
+        }
+        if let Some(sent) = self.client.answered.take() {
+            self.tunnel.answered(now - sent);
+        }
+        self.pod_silence.answers |= self.pod.answered.take().is_some();
+        if ended && self.first.is_none() {
+            self.first = Some(if self.up.ended { End::ClientClose } else { End::PodClose });
+            self.last = now;
+        }
+        let [to_pod, to_client] = self.flows();
+        self.tunnel.carried(to_pod, to_client);
+    }
+
+    /// What went up and down.
+    fn flows(&self) -> [Flow; 2] {
+        [&self.up, &self.down].map(|direction| Flow {
+            bytes: direction.moved,
+            frames: direction.tracker.data() + direction.tracker.control(),
+        })
+    }
+
+    /// Begins an end of our own.
+    fn close(&mut self, end: End, now: Instant) {
+        let going_away = 1001;
+        let code = end.close_code().unwrap_or(going_away);
+        self.client.wanted = Some(Own::Close(code, end));
+        self.pod.wanted = Some(Own::Close(going_away, end));
+        self.closing = Some(Closing { end, by: now + CLOSING, told: false });
+    }
+
+    /// Ready when an end of our own is complete.
+    fn poll_closing(&mut self) -> Poll<End> {
+        let Some(closing) = &mut self.closing else { return Poll::Pending };
+        if self.down.tracker.lost() {
+            return Poll::Ready(closing.end);
+        }
+        if !closing.told && self.down.said(&self.client) {
+            closing.told = true;
+            closing.by = Instant::now() + CLOSING;
+        }
+        let tracker = &self.up.tracker;
+        let answered = self.up.ended || tracker.closed() && tracker.boundary();
+        if closing.told && answered && self.up.said(&self.pod) {
+            return Poll::Ready(closing.end);
+        }
+        Poll::Pending
+    }
+
+    /// How long nothing may be received now.
+    fn patience(&self) -> Duration {
+        if self.first.is_some() { HALF_CLOSED.min(self.limits.idle) } else { self.limits.idle }
+    }
+
+    /// When a side's silence has to be looked at. A side that has ended says nothing more, and one
+    /// whose peer has ended will soon follow: neither is asked.
+    fn next_ping(&self, silence: &Silence) -> Option<Instant> {
+        self.limits.ping.filter(|_| self.first.is_none()).and_then(|ping| silence.due(ping))
+    }
+
+    /// When the timer is needed next.
+    fn next(&self) -> Instant {
+        if let Some(closing) = &self.closing {
+            return closing.by;
+        }
+        let pings = [self.next_ping(&self.client_silence), self.next_ping(&self.pod_silence)];
+        let others = pings.into_iter().flatten().chain(self.tunnel.deadline());
+        others.fold(self.last + self.patience(), Instant::min)
+    }
+
+    /// Does what is due; returns the tunnel's end if this is it.
+    fn tick(&mut self, now: Instant) -> Option<End> {
+        if let Some(closing) = &self.closing {
+            return (now >= closing.by).then_some(closing.end);
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.tunnel.deadline()) {
+            self.close(End::TokenExpired, now);
+            return None;
+        }
+        if due(Some(self.last + self.patience())) {
+            return Some(if self.first.is_some() { End::HalfClosed } else { End::Idle });
+        }
+        let (client, pod) =
+            (due(self.next_ping(&self.client_silence)), due(self.next_ping(&self.pod_silence)));
+        if client && self.client_silence.tick(now, &mut self.client, &self.up, &self.down) {
+            return Some(End::ClientLost);
+        }
+        if pod && self.pod_silence.tick(now, &mut self.pod, &self.down, &self.up) {
+            return Some(End::PodLost);
+        }
+        None
     }
 }
 

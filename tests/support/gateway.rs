@@ -99,11 +99,6 @@ impl Gateway {
         std::fs::rename(new, self.dir.path().join("deskgate.toml")).unwrap();
     }
 
-    /// The folder of its configuration and keys.
-    pub(crate) fn folder(&self) -> &Path {
-        self.dir.path()
-    }
-
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -14,7 +14,7 @@ fn faults(text: &str) -> Vec<String> {
 fn the_built_in_file_is_a_whole_configuration() {
     let layered = Config::load(None, &env::None).unwrap();
     assert_eq!(layered.config.desktop.domain(), "desktop.abcdesktop.svc.cluster.local");
-    assert_eq!(layered.config.routes.len(), 24);
+    assert_eq!(layered.config.routes.len(), 25);
 }
 
 #[test]
