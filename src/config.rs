@@ -72,6 +72,8 @@ pub struct Config {
     pub profile: Profile,
     /// Where clients connect.
     pub listen: Listen,
+    /// TLS, for the HTTPS listeners.
+    pub tls: Tls,
     /// The process.
     pub server: Server,
     /// Logging.
@@ -99,6 +101,8 @@ pub struct Config {
 pub struct Listen {
     /// Addresses of the plain HTTP listeners.
     pub http: Vec<SocketAddr>,
+    /// Addresses of the HTTPS listeners.
+    pub https: Vec<SocketAddr>,
     /// Networks of proxies in front whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Networks of load balancers whose connections begin with a PROXY protocol header (v1 or v2).
@@ -122,6 +126,67 @@ pub struct Listen {
     /// Longest wait for a client to take the next bytes of a response.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
+}
+
+/// TLS, for the HTTPS listeners.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates; the first one is for clients that ask for no name, or an unknown one.
+    pub certificates: Vec<CertificateFiles>,
+    /// Protocols that are offered (ALPN), the preferred one first.
+    pub alpn: Vec<Alpn>,
+    /// Whether clients are asked for a certificate.
+    pub client_certificates: ClientCertificates,
+    /// PEM file with the issuers of clients' certificates.
+    pub client_authorities: Option<PathBuf>,
+    /// Longest time for a handshake.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+}
+
+/// A certificate of this server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// PEM file with the certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+}
+
+/// A protocol over TLS (RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Alpn {
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    Http2,
+    /// HTTP/1.1.
+    #[serde(rename = "http/1.1")]
+    Http1,
+}
+
+impl Alpn {
+    /// Its registered name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http2 => "h2",
+            Self::Http1 => "http/1.1",
+        }
+    }
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They are not.
+    Off,
+    /// They are, and may have none.
+    Optional,
+    /// Without one nobody is served.
+    Required,
 }
 
 /// The process.
@@ -279,6 +344,14 @@ impl Config {
     pub fn fixed_at_start(&self, new: &Self) -> Vec<&'static str> {
         [
             ("listen.http", self.listen.http != new.listen.http),
+            ("listen.https", self.listen.https != new.listen.https),
+            ("tls.alpn", self.tls.alpn != new.tls.alpn),
+            (
+                "tls.client_certificates",
+                self.tls.client_certificates != new.tls.client_certificates
+                    || self.tls.client_authorities != new.tls.client_authorities,
+            ),
+            ("tls.handshake_timeout", self.tls.handshake_timeout != new.tls.handshake_timeout),
             ("server.threads", self.server.threads != new.server.threads),
             (
                 "server.upstream_keepalive",

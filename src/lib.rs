@@ -31,6 +31,7 @@ pub mod respond;
 pub mod route;
 pub mod server;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;
 pub mod tunnel;
 pub mod upstream;

@@ -35,7 +35,7 @@ use crate::tunnel::{self, Opening};
 use crate::upstream::{self, Upstreams};
 
 mod client;
-mod clock;
+pub(crate) mod clock;
 mod compression;
 mod context;
 mod headers;

@@ -13,22 +13,24 @@ use pingora::server::configuration::ServerConf;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::proxy::{Gateway, Rooms};
+use crate::proxy::{Gateway, clock};
+use crate::tls::{Acceptor, SettingsError};
 
 mod build;
 mod connection;
+mod http2;
 mod lifecycle;
 mod listeners;
 mod proxy_protocol;
 mod reload;
 mod worker;
 
-pub use build::{KeyTexts, build, build_authenticator};
+pub use build::{Built, KeyTexts, build, build_authenticator};
 use lifecycle::Lifecycle;
-use listeners::Listeners;
+use listeners::{Listeners, Scheme};
 use reload::Reloader;
 pub use reload::{Answer, Load, Source};
 use worker::Worker;
@@ -50,6 +52,9 @@ pub enum ListenError {
         /// The system's reason.
         error: io::Error,
     },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] SettingsError),
     /// The system gives no thread, or nothing to wait with.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -59,48 +64,67 @@ pub enum ListenError {
 ///
 /// # Errors
 /// If an address cannot be listened on.
-pub fn run(rooms: Rooms, config: Config, source: Option<Source>) -> Result<(), ListenError> {
+pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), ListenError> {
+    let Built { rooms, tls } = built;
     let workers = match config.server.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let listeners = Listeners::bind(&config.listen.http, workers)?;
+    let tls = match tls {
+        Some((certificates, settings)) => {
+            for warning in certificates.warnings(clock::now().wall.as_secs()) {
+                warn!("{warning}");
+            }
+            Some(Acceptor::new(certificates, settings)?)
+        }
+        None => None,
+    };
+    let listeners = Listeners::bind(&addresses(&config, tls.is_some()), workers)?;
     for line in rooms.authenticator.describe_keys() {
         info!(key = line, "key loaded");
     }
     let gateway = Gateway::new(rooms);
     let conf = Arc::new(server_conf(&config, workers));
-    let (accepting, watched) = watch::channel(true);
+    let (accepting, accepts) = watch::channel(true);
+    let (leaving, leaves) = watch::channel(false);
     for (index, sockets) in listeners.sockets.into_iter().enumerate() {
         let worker = Worker {
             sockets,
             gateway: gateway.clone(),
             conf: Arc::clone(&conf),
-            accepting: watched.clone(),
+            accepting: accepts.clone(),
+            leaving: leaves.clone(),
+            tls: tls.clone(),
         };
         let runtime = runtime(BLOCKING_THREADS)?;
         let name = format!("worker-{index}");
         let start = thread::Builder::new().name(name).spawn(move || worker.serve(&runtime));
         start.map_err(ListenError::Thread)?;
     }
-    for address in &listeners.addresses {
-        info!(%address, "listening");
+    for (scheme, address) in &listeners.addresses {
+        info!(%address, scheme = scheme.name(), "listening");
     }
     let lifecycle =
-        Lifecycle { gateway: gateway.clone(), accepting, server: config.server.clone() };
+        Lifecycle { gateway: gateway.clone(), accepting, leaving, server: config.server.clone() };
     runtime(1)?.block_on(async {
         if let Some(source) = source {
-            let reloader = Reloader { gateway, source, current: config };
+            let reloader = Reloader { gateway, tls, source, current: config };
             let hup = signal(SignalKind::hangup()).map_err(ListenError::Thread)?;
             let (_asks, asked) = mpsc::channel(1);
             tokio::spawn(reloader.run(hup, asked));
         }
         lifecycle.run().await;
-        Ok(())
+        Ok::<_, ListenError>(())
     })?;
     info!("stopped");
     // The process ends with this thread; what its workers still have is past its time.
     Ok(())
+}
+
+fn addresses(config: &Config, tls: bool) -> Vec<(Scheme, SocketAddr)> {
+    let plain = config.listen.http.iter().map(|address| (Scheme::Http, *address));
+    let secure = config.listen.https.iter().map(|address| (Scheme::Https, *address));
+    plain.chain(secure.filter(|_| tls)).collect()
 }
 
 fn runtime(blocking: usize) -> Result<Runtime, ListenError> {

@@ -95,7 +95,7 @@ impl Wire {
         }
     }
 
-    fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
+    fn tls(&self) -> Option<&rustls::ServerConnection> {
         match self {
             Self::Plain(_) => None,
             Self::Tls(tls) => Some(tls.get_ref().1),
@@ -104,10 +104,10 @@ impl Wire {
 }
 
 /// What pingora knows of a TLS connection.
-fn digest(tls: &tokio_rustls::rustls::ServerConnection) -> SslDigest {
+fn digest(tls: &rustls::ServerConnection) -> SslDigest {
     let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     let version = match tls.protocol_version() {
-        Some(tokio_rustls::rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
         _ => "TLSv1.2",
     };
     SslDigest::new(cipher.unwrap_or_default(), version, None, None, Vec::new())

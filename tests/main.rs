@@ -39,10 +39,13 @@ mod large;
 mod lifecycle;
 /// Access log lines, and that no token is in them or anywhere else.
 mod logs;
-/// Redirects, compression, files.
+/// New configuration, keys and levels while serving.
 mod reload;
+/// Redirects, compression, files.
 mod responses;
 /// Which upstream gets a path, and what it gets.
 mod routing;
+/// HTTPS: certificates, HTTP/2, tunnels over TLS.
+mod tls;
 /// Tunnels.
 mod websocket;

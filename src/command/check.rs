@@ -14,8 +14,8 @@ pub(super) fn check(argument: &ConfigArgument) -> Result<(), Failure> {
     };
     let unread = !faults.is_empty();
     match server::build(&layered, &keys, None) {
-        Ok(gateway) => {
-            for line in gateway.authenticator.describe_keys() {
+        Ok(built) => {
+            for line in built.rooms.authenticator.describe_keys() {
                 say(&format!("key: {line}\n"))?;
             }
         }

@@ -53,14 +53,15 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let texts = KeyTexts {
         signing: vec![("demo".into(), Zeroizing::new(keys.signing_public.into_bytes()))],
         payload: vec![("demo".into(), Zeroizing::new(keys.payload_private.as_bytes().to_vec()))],
+        ..KeyTexts::default()
     };
-    let rooms = server::build(&layered, &texts, None)?;
+    let built = server::build(&layered, &texts, None)?;
     let _flush = telemetry::start(&layered.config.log);
     say(&format!(
         "deskgate demo: open http://localhost:{}/ and choose a user. Ctrl-C ends it.\n",
         arguments.listen.port()
     ))?;
-    server::run(rooms, layered.config, None).map_err(Failure::other)
+    server::run(built, layered.config, None).map_err(Failure::other)
 }
 
 /// The shipped configuration with the stand-ins behind it.

@@ -9,7 +9,7 @@ use super::{ConfigArgument, Failure};
 
 pub(super) fn run(argument: &ConfigArgument) -> Result<(), Failure> {
     let layered = argument.load()?;
-    let rooms = server::build(&layered, &KeyTexts::read(&layered)?, None)?;
+    let built = server::build(&layered, &KeyTexts::read(&layered)?, None)?;
     let _flush = telemetry::start(&layered.config.log);
     for (key, why) in config::warnings(&layered) {
         warn!(key, "{why}");
@@ -17,5 +17,5 @@ pub(super) fn run(argument: &ConfigArgument) -> Result<(), Failure> {
     let file = argument.config.clone();
     let path = file.clone();
     let load = Box::new(move || Config::load(path.as_deref(), &env::Process));
-    server::run(rooms, layered.config, Some(Source { file, load })).map_err(Failure::other)
+    server::run(built, layered.config, Some(Source { file, load })).map_err(Failure::other)
 }

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::auth::Now;
 
 /// This moment on both clocks.
-pub(super) fn now() -> Now {
+pub(crate) fn now() -> Now {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads it for decisions")]
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { wall, mono: Instant::now() }

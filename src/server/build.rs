@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -12,13 +12,17 @@ use zeroize::Zeroizing;
 use crate::auth::{
     Authenticator, CacheLimits, KeyError, KeyFile, PayloadKeys, SigningKeys, TargetPolicy,
 };
-use crate::config::{Config, Fault, Layered};
+use crate::config::{CertificateFiles, ClientCertificates, Config, Fault, Layered};
 use crate::files::{Root, Settings};
-use crate::proxy::{Marks, Rooms};
+use crate::proxy::{Marks, Rooms, clock};
 use crate::route::{Destination, Table};
+use crate::tls::{self, Certificates, ClientAuth, ClientRoots, PemFile};
 use crate::transport::SocketPolicy;
 use crate::upstream::Upstreams;
 use crate::upstream::resolver::Resolver;
+
+/// Where the incumbents' certificate is mounted.
+const DEFAULT: &str = "/etc/nginx/ssl/tls.crt";
 
 /// The PEM files of a configuration, by the name that messages use for each.
 #[derive(Debug, Default)]
@@ -27,6 +31,23 @@ pub struct KeyTexts {
     pub signing: Vec<(String, Zeroizing<Vec<u8>>)>,
     /// Keys that open `hash`.
     pub payload: Vec<(String, Zeroizing<Vec<u8>>)>,
+    /// Certificates with their keys.
+    pub certificates: Vec<[(String, Zeroizing<Vec<u8>>); 2]>,
+    /// Issuers of clients' certificates.
+    pub authorities: Option<(String, Zeroizing<Vec<u8>>)>,
+}
+
+fn pem_file((name, pem): &(String, Zeroizing<Vec<u8>>)) -> PemFile<'_> {
+    PemFile { name, pem }
+}
+
+/// Everything that a configuration becomes.
+#[derive(Debug)]
+pub struct Built {
+    /// What serves requests.
+    pub rooms: Rooms,
+    /// What TLS connections need; none where there is no certificate.
+    pub tls: Option<(Certificates, tls::Settings)>,
 }
 
 impl KeyTexts {
@@ -53,7 +74,18 @@ impl KeyTexts {
             texts
         };
         let auth = &layered.config.auth;
+        let tls = &layered.config.tls;
+        let certificates = certificates_of(&layered.config).iter().filter_map(|files| {
+            let pair = [files.certificate.clone(), files.key.clone()];
+            read("tls.certificates", &pair).try_into().ok()
+        });
+        let certificates = certificates.collect();
         let texts = Self {
+            certificates,
+            authorities: tls
+                .client_authorities
+                .as_ref()
+                .and_then(|path| read("tls.client_authorities", std::slice::from_ref(path)).pop()),
             signing: read("auth.signing_keys", &auth.signing_keys),
             payload: read("auth.payload_keys", &auth.payload_keys),
         };
@@ -66,7 +98,7 @@ impl KeyTexts {
 ///
 /// # Errors
 /// Every fault, with its file, line and key.
-pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<Rooms, Vec<Fault>> {
+pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<Built, Vec<Fault>> {
     let mut faults = Vec::new();
     let config = &layered.config;
     let marks = Marks::new(config, keys);
@@ -84,12 +116,13 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
             .map(|resolver| Arc::new(Upstreams::new(resolver))),
     };
     let roots = table.as_ref().map(|table| roots(table, layered, &mut faults));
-    if config.listen.http.is_empty() {
-        faults.push(layered.fault("listen.http", "names no address"));
+    let tls = tls(layered, keys, &mut faults);
+    if config.listen.http.is_empty() && config.listen.https.is_empty() {
+        faults.push(layered.fault("listen", "names no address"));
     }
     match (table, authenticator, upstreams, roots) {
         (Some(table), Some(authenticator), Some(upstreams), Some(roots)) if faults.is_empty() => {
-            Ok(Rooms {
+            let rooms = Rooms {
                 table,
                 roots,
                 authenticator,
@@ -101,10 +134,61 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
                     keepalive: config.tunnel.keepalive,
                 },
                 marks,
-            })
+            };
+            Ok(Built { rooms, tls })
         }
         _ => Err(faults),
     }
+}
+
+/// The certificates that there should be: the built-in pair only where it exists.
+fn certificates_of(config: &Config) -> &[CertificateFiles] {
+    match config.tls.certificates.as_slice() {
+        _ if config.listen.https.is_empty() => &[],
+        [only] if only.certificate == Path::new(DEFAULT) && !only.certificate.exists() => &[],
+        files => files,
+    }
+}
+
+fn tls(
+    layered: &Layered,
+    keys: &KeyTexts,
+    faults: &mut Vec<Fault>,
+) -> Option<(Certificates, tls::Settings)> {
+    if keys.certificates.is_empty() {
+        return None;
+    }
+    let settings = &layered.config.tls;
+    let sources: Vec<_> = keys
+        .certificates
+        .iter()
+        .map(|[chain, key]| tls::Source { chain: pem_file(chain), key: pem_file(key) })
+        .collect();
+    let now = clock::now().wall.as_secs();
+    let certificates = Certificates::parse(&sources, now)
+        .map_err(|error| faults.push(layered.fault("tls.certificates", error)))
+        .ok();
+    let roots =
+        keys.authorities.as_ref().map(|file| ClientRoots::parse(pem_file(file))).transpose();
+    let roots =
+        roots.map_err(|error| faults.push(layered.fault("tls.client_authorities", error))).ok()?;
+    let client_auth = match (settings.client_certificates, roots) {
+        (ClientCertificates::Off, _) => ClientAuth::Off,
+        (ClientCertificates::Optional, Some(roots)) => ClientAuth::Optional(roots),
+        (ClientCertificates::Required, Some(roots)) => ClientAuth::Required(roots),
+        (ClientCertificates::Optional | ClientCertificates::Required, None) => {
+            let why = "clients' certificates are asked for, and no issuer is named";
+            faults.push(layered.fault("tls.client_authorities", why));
+            return None;
+        }
+    };
+    let settings = tls::Settings {
+        alpn: settings.alpn.iter().map(|alpn| alpn.name().to_owned()).collect(),
+        client_auth,
+        handshake_timeout: settings.handshake_timeout,
+        ..tls::Settings::default()
+    };
+    Some((certificates?, settings))
 }
 
 impl Marks {

@@ -10,21 +10,22 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
+use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing::debug;
 
-use super::proxy_protocol;
+use super::{http2, proxy_protocol};
 use crate::config::Listen;
 use crate::error::Error;
 use crate::proxy::Gateway;
 use crate::respond;
 use crate::telemetry::access_log::Record;
+use crate::tls::Acceptor;
 use crate::transport::{Transport, Wire};
 
 /// First size of the buffer for a head.
@@ -40,7 +41,7 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 pub(super) struct Connections<A> {
     app: Arc<A>,
     gateway: Gateway,
-    /// pingora's word that the process ends; ours is the gateway's.
+    /// Whether the process is about to end.
     shutdown: ShutdownWatch,
 }
 
@@ -52,17 +53,38 @@ struct Head {
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     /// The connections of an application.
-    pub(super) fn new(app: Arc<A>, gateway: Gateway) -> Self {
-        Self { app, gateway, shutdown: watch::channel(false).1 }
+    pub(super) fn new(app: Arc<A>, gateway: Gateway, shutdown: ShutdownWatch) -> Self {
+        Self { app, gateway, shutdown }
     }
 
     /// Serves one connection to its end.
-    pub(super) async fn serve(self: Arc<Self>, mut tcp: TcpStream, peer: SocketAddr) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        mut tcp: TcpStream,
+        peer: SocketAddr,
+        tls: Option<Acceptor>,
+    ) {
         // A small answer must not wait for more bytes; without the option it works, later.
         let _ = tcp.set_nodelay(true);
         let networks = &self.gateway.rooms().listen.proxy_protocol;
         let Ok(peer) = proxy_protocol::read_from(&mut tcp, peer, networks).await else { return };
-        self.requests(Box::new(Transport::new(Wire::Plain(tcp), peer))).await;
+        let wire = match tls {
+            None => Wire::Plain(tcp),
+            Some(acceptor) => match acceptor.accept(tcp).await {
+                Ok(tls) => Wire::Tls(Box::new(tls)),
+                Err(error) => {
+                    debug!(reason = error.reason(), "no TLS connection");
+                    return;
+                }
+            },
+        };
+        let stream: Stream = Box::new(Transport::new(wire, peer));
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            let listen = self.gateway.rooms().listen.clone();
+            http2::serve(&self.app, stream, &listen, self.shutdown.clone()).await;
+        } else {
+            self.requests(stream).await;
+        }
     }
 
     /// One HTTP/1 request after the other.

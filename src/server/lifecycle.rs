@@ -28,6 +28,8 @@ pub(super) struct Lifecycle {
     pub(super) gateway: Gateway,
     /// Tells the workers whether to accept connections.
     pub(super) accepting: watch::Sender<bool>,
+    /// Tells the connections that the process is about to end.
+    pub(super) leaving: watch::Sender<bool>,
     pub(super) server: Server,
 }
 
@@ -59,7 +61,7 @@ impl Lifecycle {
     /// itself, the limit is over, or a signal says otherwise.
     async fn retire(&self, term: &mut Signal, int: &mut Signal) {
         let in_flight = &self.gateway.in_flight;
-        in_flight.leave();
+        self.leave();
         self.stop_accepting();
         info!(under_way = in_flight.count(), limit = ?self.server.retire, "retired");
         tokio::select! {
@@ -71,7 +73,7 @@ impl Lifecycle {
     async fn end(&self) {
         let in_flight = &self.gateway.in_flight;
         if !in_flight.is_leaving() {
-            in_flight.leave();
+            self.leave();
             info!(under_way = in_flight.count(), linger = ?self.server.linger, "leaving");
             sleep(self.server.linger).await;
         }
@@ -87,6 +89,11 @@ impl Lifecycle {
     async fn stop(&self) {
         self.gateway.tunnels.close_where(|_| true, End::Shutdown);
         drop(timeout(MOMENT, self.gateway.tunnels.emptied()).await);
+    }
+
+    fn leave(&self) {
+        self.gateway.in_flight.leave();
+        let _ = self.leaving.send(true);
     }
 
     fn stop_accepting(&self) {

@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::build::{KeyTexts, build};
+use super::build::{Built, KeyTexts, build};
 use crate::config::{Config, Fault, Layered};
-use crate::proxy::{Gateway, Rooms};
+use crate::proxy::{Gateway, clock};
+use crate::tls::Acceptor;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -44,6 +45,8 @@ struct Stamp {
 /// Reloads when asked and when a file changes.
 pub(super) struct Reloader {
     pub(super) gateway: Gateway,
+    /// The HTTPS listeners', if there are any.
+    pub(super) tls: Option<Acceptor>,
     pub(super) source: Source,
     /// The configuration in use.
     pub(super) current: Config,
@@ -84,9 +87,15 @@ impl Reloader {
     fn reload(&mut self) -> Result<(), Vec<Fault>> {
         let outcome = self.build();
         let result = match outcome {
-            Ok((rooms, config)) => {
+            Ok((Built { rooms, tls }, config)) => {
                 for key in self.current.fixed_at_start(&config) {
                     warn!(key, "takes effect at the next start");
+                }
+                if let (Some(acceptor), Some((certificates, _))) = (&self.tls, tls) {
+                    for warning in certificates.warnings(clock::now().wall.as_secs()) {
+                        warn!("{warning}");
+                    }
+                    acceptor.swap(certificates);
                 }
                 self.gateway.swap(rooms);
                 crate::telemetry::set_level(config.log.level);
@@ -106,7 +115,7 @@ impl Reloader {
     }
 
     /// A state whose files did not change while they were read.
-    fn build(&self) -> Result<(Rooms, Config), Vec<Fault>> {
+    fn build(&self) -> Result<(Built, Config), Vec<Fault>> {
         const TRIES: usize = 3;
         let mut tries = 0;
         loop {
@@ -115,8 +124,8 @@ impl Reloader {
             let keys = KeyTexts::read(&layered)?;
             tries += 1;
             if self.stamps() == before || tries == TRIES {
-                let rooms = build(&layered, &keys, Some(&self.gateway.rooms()))?;
-                return Ok((rooms, layered.config));
+                let built = build(&layered, &keys, Some(&self.gateway.rooms()))?;
+                return Ok((built, layered.config));
             }
         }
     }
@@ -124,9 +133,12 @@ impl Reloader {
     /// What the files look like now. A file that is not there has no stamp.
     fn stamps(&self) -> Vec<Option<Stamp>> {
         let file = self.source.file.iter();
-        let auth = &self.current.auth;
+        let (auth, tls) = (&self.current.auth, &self.current.tls);
+        let certificates = tls.certificates.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
         file.chain(&auth.signing_keys)
             .chain(&auth.payload_keys)
+            .chain(&tls.client_authorities)
+            .chain(certificates)
             .map(|path| {
                 let found = fs::metadata(path).ok()?;
                 let modified = found.modified().ok();

@@ -25,8 +25,8 @@ pub(super) const LARGE: usize = 256 * 1024;
 /// Size of the buffer that is read into.
 pub(super) const BUFFER: usize = HELD + LARGE;
 
-/// After so many reads others on the thread get their turn.
-const READS: usize = 4;
+/// After so many reads, or [`LARGE`] bytes, others on the thread get their turn.
+const READS: usize = 16;
 
 /// Which of the two sides an I/O error came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +198,7 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        let mut passed = 0;
         for _ in 0..READS {
             ready!(self.poll_deliver(cx, to))?;
             if self.ended {
@@ -211,7 +212,12 @@ impl Direction {
                 ready!(self.poll_flush(cx, to))?;
                 return Poll::Pending;
             };
-            ready!(self.poll_pass(cx, from, to, read?))?;
+            let chunk = read?;
+            passed += chunk.len();
+            ready!(self.poll_pass(cx, from, to, chunk))?;
+            if passed >= LARGE {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending

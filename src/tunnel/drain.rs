@@ -17,6 +17,9 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// At most one in so many tunnels, rounded up, is closed within any second.
 const SHARE: usize = 10;
 
+/// Time between two looks for tunnels that were opened during the drain.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// So many tunnels are looked at to find a quiet one.
 const LOOK_AHEAD: usize = 64;
 
@@ -67,11 +70,17 @@ pub async fn drain(registry: &Registry, grace: Duration) -> usize {
             let _: bool = registry.close(*id, End::Drain);
         }
     }
-    // Those that were opened meanwhile.
-    registry.close_where(|_| true, End::Drain);
-    match timeout_at(begun + grace, registry.emptied()).await {
-        Ok(()) => 0,
-        Err(_) => registry.len(),
+    let end = begun + grace;
+    loop {
+        // Some may have been opened meanwhile.
+        registry.close_where(|_| true, End::Drain);
+        let sweep = end.min(Instant::now() + SWEEP);
+        if timeout_at(sweep, registry.emptied()).await.is_ok() {
+            return 0;
+        }
+        if Instant::now() >= end {
+            return registry.len();
+        }
     }
 }
 

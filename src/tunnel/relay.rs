@@ -28,6 +28,9 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// So many pings in a row may stay unanswered.
 const PINGS: u8 = 2;
 
+/// Shortest time between two pings.
+const RARELY: Duration = Duration::from_millis(50);
+
 /// Longer limits are as good as none; times stay far from overflow.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -41,7 +44,8 @@ thread_local! {
 pub struct Limits {
     /// Nothing received from either side for so long ends the tunnel.
     pub idle: Duration,
-    /// Nothing received from one side for so long sends it a ping. None sends none.
+    /// Nothing received from one side for so long sends it a ping; a side that misses two is lost.
+    /// At least a second. None sends no pings.
     pub ping: Option<Duration>,
 }
 
@@ -114,6 +118,16 @@ impl Silence {
     fn restart(&mut self, now: Instant) {
         self.since = now;
         self.asked = 0;
+    }
+
+    /// Ends the silence if `peer` spoke; a ping that still waits is not needed any more.
+    fn hear<S>(&mut self, now: Instant, peer: &mut Peer<S>) -> bool {
+        let spoke = std::mem::take(&mut peer.spoke);
+        if spoke {
+            self.restart(now);
+            peer.wanted.take_if(|own| *own == Own::Ping);
+        }
+        spoke
     }
 
     /// When the next ping is due, or missed.
@@ -195,7 +209,7 @@ where
             pod_silence: Silence::new(now, false),
             limits: Limits {
                 idle: limits.idle.min(FOREVER),
-                ping: limits.ping.map(|interval| interval.min(FOREVER)),
+                ping: limits.ping.map(|interval| interval.clamp(RARELY, FOREVER)),
             },
             tunnel,
             last: now,
@@ -272,28 +286,18 @@ where
 
     /// Notes what was received and delivered.
     fn note(&mut self, moved: bool) {
-        let (client, pod) = (self.client.spoke, self.pod.spoke);
-        let data = self.client.data;
         let ended = self.up.ended || self.down.ended;
-        if !(client || pod || data || moved || ended) {
+        let news = self.client.spoke || self.client.data || self.pod.spoke || moved || ended;
+        if !news {
             return;
         }
         let now = Instant::now();
-        for (peer, silence) in [
-            (client.then_some(&mut self.client.wanted), &mut self.client_silence),
-            (pod.then_some(&mut self.pod.wanted), &mut self.pod_silence),
-        ] {
-            let Some(wanted) = peer else { continue };
-            silence.restart(now);
-            if *wanted == Some(Own::Ping) {
-                *wanted = None;
-            }
-        }
+        let client = self.client_silence.hear(now, &mut self.client);
+        let pod = self.pod_silence.hear(now, &mut self.pod);
         if client || pod || ended && moved {
             self.last = now;
         }
-        (self.client.spoke, self.pod.spoke, self.client.data) = (false, false, false);
-        if data {
+        if std::mem::take(&mut self.client.data) {
             self.tunnel.input(now);
         }
         if let Some(sent) = self.client.answered.take() {

@@ -121,10 +121,10 @@ async fn a_drain_ends_with_its_last_tunnel_or_its_time() {
 async fn late_comers_are_closed_as_well() {
     let registry = Registry::default();
     let first = tokio::spawn(obey(open(&registry)));
+    let holds = open(&registry);
     let late = tokio::spawn({
         let registry = registry.clone();
         async move {
-            let holds = open(&registry);
             tokio::time::sleep(seconds(1)).await;
             let late = open(&registry);
             let ends = tokio::join!(obey(holds), obey(late));

@@ -1,0 +1,77 @@
+//! HTTP/2 towards a client: each stream is a request, within the limits of HTTP/1.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{
+    H2Accept, H2Options, HttpSession, default_h2_options, handshake,
+};
+use pingora::protocols::{Digest, Stream};
+use pingora::server::ShutdownWatch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::config::Listen;
+
+/// Requests at a time on one connection.
+const STREAMS: u32 = 100;
+
+/// Longest wait for the preface (RFC 9113 section 3.4).
+const PREFACE: Duration = Duration::from_secs(10);
+
+/// Malformed requests on one connection before it is closed.
+const MALFORMED: usize = 32;
+
+/// Serves a connection to its end.
+pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
+    app: &Arc<A>,
+    stream: Stream,
+    listen: &Listen,
+    mut shutdown: ShutdownWatch,
+) {
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        socket_digest: stream.get_socket_digest(),
+        ..Digest::default()
+    });
+    let Ok(Ok(mut connection)) = timeout(PREFACE, handshake(stream, Some(options(listen)))).await
+    else {
+        return;
+    };
+    let signal = shutdown.clone();
+    let mut requests = JoinSet::new();
+    let mut malformed = 0;
+    let mut leaving = false;
+    while malformed < MALFORMED {
+        let accepted = tokio::select! {
+            accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+            _ = shutdown.wait_for(|leaving| *leaving), if !leaving => {
+                // GOAWAY: what the client has begun is served, nothing more is taken.
+                connection.graceful_shutdown();
+                leaving = true;
+                continue;
+            }
+            Some(_) = requests.join_next() => continue,
+            () = sleep(listen.keepalive), if requests.is_empty() => return,
+        };
+        match accepted {
+            Ok(Some(H2Accept::Session(session))) => {
+                let (app, signal) = (Arc::clone(app), signal.clone());
+                requests.spawn(async move {
+                    app.process_new_http(ServerSession::new_http2(session), &signal).await;
+                });
+            }
+            Ok(Some(H2Accept::Rejected)) => malformed += 1,
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+fn options(listen: &Listen) -> H2Options {
+    let mut options = default_h2_options();
+    options.max_header_list_size(u32::try_from(listen.max_head.as_u64()).unwrap_or(u32::MAX));
+    options.max_concurrent_streams(STREAMS);
+    options
+}
