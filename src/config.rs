@@ -206,6 +206,8 @@ pub struct Server {
     /// How long tunnels live on after SIGQUIT, when another process has taken over.
     #[serde(with = "humantime_serde")]
     pub retire: Duration,
+    /// Unix socket at which a running process hands its listening sockets to a new one.
+    pub handover: Option<PathBuf>,
     /// Idle connections to upstreams that are kept, per worker.
     pub upstream_keepalive: usize,
 }

@@ -21,6 +21,7 @@ use crate::tls::{Acceptor, SettingsError};
 
 mod build;
 mod connection;
+mod handover;
 mod http2;
 mod lifecycle;
 mod listeners;
@@ -29,6 +30,7 @@ mod reload;
 mod worker;
 
 pub use build::{Built, KeyTexts, build, build_authenticator};
+use handover::{Offer, Taken};
 use lifecycle::Lifecycle;
 use listeners::{Listeners, Scheme};
 use reload::Reloader;
@@ -55,6 +57,9 @@ pub enum ListenError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] SettingsError),
+    /// The sockets of another process cannot be taken, or ours not be offered.
+    #[error("server.handover: {0}")]
+    Handover(io::Error),
     /// The system gives no thread, or nothing to wait with.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -79,7 +84,12 @@ pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), L
         }
         None => None,
     };
-    let listeners = Listeners::bind(&addresses(&config, tls.is_some()), workers)?;
+    let taken = match &config.server.handover {
+        Some(path) => Taken::from(path).map_err(ListenError::Handover)?,
+        None => None,
+    };
+    let (given, giver) = taken.map_or_else(Default::default, Taken::split);
+    let listeners = Listeners::bind(&addresses(&config, tls.is_some()), workers, given)?;
     for line in rooms.authenticator.describe_keys() {
         info!(key = line, "key loaded");
     }
@@ -87,6 +97,10 @@ pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), L
     let conf = Arc::new(server_conf(&config, workers));
     let (accepting, accepts) = watch::channel(true);
     let (leaving, leaves) = watch::channel(false);
+    let copies = match &config.server.handover {
+        Some(_) => listeners.copies().map_err(ListenError::Handover)?,
+        None => Vec::new(),
+    };
     for (index, sockets) in listeners.sockets.into_iter().enumerate() {
         let worker = Worker {
             sockets,
@@ -104,16 +118,24 @@ pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), L
     for (scheme, address) in &listeners.addresses {
         info!(%address, scheme = scheme.name(), "listening");
     }
+    let handover = config.server.handover.clone();
     let lifecycle =
         Lifecycle { gateway: gateway.clone(), accepting, leaving, server: config.server.clone() };
     runtime(1)?.block_on(async {
+        if let Some(giver) = giver {
+            giver.served();
+        }
         if let Some(source) = source {
             let reloader = Reloader { gateway, tls, source, current: config };
             let hup = signal(SignalKind::hangup()).map_err(ListenError::Thread)?;
             let (_asks, asked) = mpsc::channel(1);
             tokio::spawn(reloader.run(hup, asked));
         }
-        lifecycle.run().await;
+        let offer = match &handover {
+            Some(path) => Some(Offer::at(path, copies).map_err(ListenError::Handover)?),
+            None => None,
+        };
+        lifecycle.run(offer).await;
         Ok::<_, ListenError>(())
     })?;
     info!("stopped");

@@ -1,6 +1,8 @@
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -170,4 +172,50 @@ fn clients_that_come_and_go_at_the_end_do_not_keep_it() {
     // A moment without a request comes soon.
     assert!(took < Duration::from_secs(10), "{took:?}");
     flood.join().unwrap();
+}
+
+#[test]
+fn a_new_process_takes_the_sockets_and_old_tunnels_live_on() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("handover");
+    let toml = format!("[server]\nhandover = {path:?}\ndrain = \"30s\"\n");
+    let mut site = Site::configured_serving(&toml, |exchange| match exchange.header("upgrade") {
+        Some(_) => echo(exchange),
+        None => exchange.answer("200 OK", "", "answered"),
+    });
+    let mut socket = site.websocket(&Site::screen());
+    let address = site.address();
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood = thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let request = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let mut served = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(crate::support::raw(address, request).unwrap().status, 200);
+                served += 1;
+            }
+            served
+        }
+    });
+    let successor = site.gateway.successor(&toml);
+    site.gateway.wait_for_line("retired");
+    socket.send("still".into()).unwrap();
+    assert_eq!(socket.read().unwrap(), "still".into());
+    // Requests reach the new process now, all of them.
+    let request = "GET /healthz?after HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    for _ in 0..50 {
+        assert_eq!(crate::support::raw(address, request).unwrap().status, 200);
+    }
+    eventually("the new one's lines", || {
+        (successor.access("/healthz?after").len() == 50).then_some(())
+    });
+    stop.store(true, Ordering::Relaxed);
+    assert!(flood.join().unwrap() > 50);
+    assert!(site.gateway.is_running());
+    socket.close(None).unwrap();
+    while socket.read().is_ok() {}
+    drop(socket);
+    let (status, _) = site.gateway.wait(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0), "{}", site.gateway.output());
 }

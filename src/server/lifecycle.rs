@@ -2,8 +2,8 @@
 //!
 //! SIGTERM: readiness fails at once; for `server.linger` everything is served on, because load
 //! balancers learn late; then nothing new is accepted and no tunnel opened, and what is under way has
-//! `server.drain` to end, tunnels being closed one after the other. SIGQUIT: another process has the
-//! listening sockets; what is under way lives on here. SIGINT, and a second SIGTERM, end at once.
+//! `server.drain` to end, tunnels being closed one after the other. SIGQUIT, or when
+//! another process has taken the listening sockets over: what is under way lives on here. SIGINT, and a second SIGTERM, end at once.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
+use super::handover::Offer;
 use crate::config::Server;
 use crate::proxy::Gateway;
 use crate::tunnel::drain::drain;
@@ -35,7 +36,7 @@ pub(super) struct Lifecycle {
 
 impl Lifecycle {
     /// Returns when the process may end.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self, offer: Option<Offer>) {
         let signals = (
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),
@@ -48,6 +49,7 @@ impl Lifecycle {
         tokio::select! {
             _ = term.recv() => {}
             _ = quit.recv() => self.retire(&mut term, &mut int).await,
+            () = taken(offer) => self.retire(&mut term, &mut int).await,
             _ = int.recv() => return self.stop().await,
         }
         tokio::select! {
@@ -99,6 +101,14 @@ impl Lifecycle {
     fn stop_accepting(&self) {
         // No receiver is left if no worker is.
         let _ = self.accepting.send(false);
+    }
+}
+
+/// Waits until another process has taken the sockets over; for ever if none are offered.
+async fn taken(offer: Option<Offer>) {
+    match offer {
+        Some(offer) => offer.taken().await,
+        None => std::future::pending().await,
     }
 }
 

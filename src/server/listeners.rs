@@ -4,9 +4,10 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 
 use super::ListenError;
+use super::handover::Socket;
 
 /// Connections that wait to be accepted, per socket; the kernel lowers it to its own limit.
 const BACKLOG: i32 = 4096;
@@ -27,6 +28,10 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        [Self::Http, Self::Https].into_iter().find(|scheme| scheme.name() == name)
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -36,37 +41,61 @@ impl Scheme {
 }
 
 impl Listeners {
-    /// Listens on each address once per worker.
+    /// Listens on each address once per worker. Sockets that another process gave are used where
+    /// they fit, all of them: a queue that nobody serves would swallow connections.
     ///
     /// # Errors
     /// If an address is taken or may not be used.
     pub(super) fn bind(
         addresses: &[(Scheme, SocketAddr)],
         workers: usize,
+        mut given: Vec<Socket>,
     ) -> Result<Self, ListenError> {
         let mut found = Self { sockets: Vec::new(), addresses: Vec::new() };
         found.sockets.resize_with(workers, Vec::new);
         for (scheme, address) in addresses {
             let wrong = |error| ListenError::Address { address: *address, error };
-            // Sockets that share a port would also share it with another process, silently.
-            drop(socket(*address, false).map_err(wrong)?);
+            let fits = |(of, at, _): &mut Socket| of == scheme && at == address;
+            let mut sockets: Vec<_> = given.extract_if(.., fits).map(|given| given.2).collect();
+            if sockets.is_empty() {
+                // Sockets that share a port would also share it with another process, silently.
+                drop(socket(*address, false).map_err(wrong)?);
+            }
             let mut bound = *address;
-            for sockets in &mut found.sockets {
+            while sockets.len() < workers {
                 let socket = socket(bound, true).map_err(wrong)?;
                 socket.listen(BACKLOG).map_err(wrong)?;
                 let listener = TcpListener::from(socket);
                 // Port 0 is a free one, and the same for all.
                 bound = listener.local_addr().map_err(wrong)?;
-                sockets.push((*scheme, listener));
+                sockets.push(listener);
+            }
+            for (index, listener) in sockets.into_iter().enumerate() {
+                if let Some(sockets) = found.sockets.get_mut(index % workers.max(1)) {
+                    sockets.push((*scheme, listener));
+                }
             }
             found.addresses.push((*scheme, bound));
         }
         Ok(found)
     }
+
+    /// The same sockets once more, to hand over.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub(super) fn copies(&self) -> io::Result<Vec<Socket>> {
+        let mut copies = Vec::new();
+        for (scheme, socket) in self.sockets.iter().flatten() {
+            copies.push((*scheme, socket.local_addr()?, socket.try_clone()?));
+        }
+        Ok(copies)
+    }
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn socket(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
@@ -81,16 +110,28 @@ mod tests {
     #[test]
     fn every_worker_has_a_socket_of_the_same_port() {
         let free = (Scheme::Http, "127.0.0.1:0".parse().unwrap());
-        let listeners = Listeners::bind(&[free], 3).unwrap();
+        let listeners = Listeners::bind(&[free], 3, Vec::new()).unwrap();
         for sockets in &listeners.sockets {
             assert_eq!(sockets[0].1.local_addr().unwrap(), listeners.addresses[0].1);
         }
     }
 
     #[test]
+    fn given_sockets_are_all_used_and_only_missing_ones_are_made() {
+        let free = (Scheme::Http, "127.0.0.1:0".parse().unwrap());
+        let first = Listeners::bind(&[free], 3, Vec::new()).unwrap();
+        let fewer = Listeners::bind(&first.addresses, 2, first.copies().unwrap()).unwrap();
+        assert_eq!(fewer.sockets.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        let more = Listeners::bind(&first.addresses, 4, first.copies().unwrap()).unwrap();
+        assert_eq!(more.sockets.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1, 1]);
+    }
+
+    #[test]
     fn a_port_of_another_is_not_shared() {
-        let first = Listeners::bind(&[(Scheme::Https, "127.0.0.1:0".parse().unwrap())], 2).unwrap();
-        let second = Listeners::bind(&first.addresses, 2);
+        let first =
+            Listeners::bind(&[(Scheme::Https, "127.0.0.1:0".parse().unwrap())], 2, Vec::new())
+                .unwrap();
+        let second = Listeners::bind(&first.addresses, 2, Vec::new());
         assert!(matches!(second, Err(ListenError::Address { .. })));
     }
 }

@@ -41,16 +41,21 @@ impl Gateway {
     /// The same with environment variables.
     pub(crate) fn start_with(toml: &str, env: &[(&str, &str)]) -> Self {
         for _ in 0..TRIES {
-            if let Some(gateway) = Self::try_start(toml, env) {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            if let Some(gateway) = Self::try_start(address, toml, env) {
                 return gateway;
             }
         }
         panic!("no free port in {TRIES} tries");
     }
 
-    fn try_start(toml: &str, env: &[(&str, &str)]) -> Option<Self> {
+    /// Another process at the same address, which takes over from this one.
+    pub(crate) fn successor(&self, toml: &str) -> Self {
+        Self::try_start(self.address, toml, &[]).unwrap()
+    }
+
+    fn try_start(address: SocketAddr, toml: &str, env: &[(&str, &str)]) -> Option<Self> {
         let dir = TempDir::new().unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let config = dir.path().join("deskgate.toml");
         std::fs::write(&config, completed(toml, dir.path(), address)).unwrap();
         let mut child = Command::new(BINARY)

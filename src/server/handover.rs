@@ -1,0 +1,205 @@
+//! Listening sockets for a new process of this program: an upgrade in place.
+//!
+//! A running process offers its sockets at a Unix socket. A new one takes them, serves, and says so;
+//! then the old one accepts nothing more, and what it has under way lives on there. Both accept from
+//! the same queues, so no connection is refused or lost between them.
+
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use tokio::net::UnixListener;
+use tracing::{info, warn};
+
+use super::listeners::Scheme;
+
+/// Longest wait for the other process to do its next step; starting is one.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Most sockets that are handed over (the kernel's limit is 253 in one message).
+const MOST: usize = 250;
+
+/// Room for what the sockets are, as text.
+const TEXT: usize = 32 * 1024;
+
+/// What the new process says once it serves.
+const READY: &[u8] = b"ready\n";
+
+/// A listening socket, and what it is for.
+pub(super) type Socket = (Scheme, SocketAddr, TcpListener);
+
+/// Sockets that were taken from a running process.
+pub(super) struct Taken {
+    sockets: Vec<Socket>,
+    giver: Giver,
+}
+
+/// The process that gave its sockets and waits to hear that they are served.
+pub(super) struct Giver(UnixStream);
+
+impl Taken {
+    /// Takes the sockets of the process that offers them at this path; none if there is no such
+    /// process.
+    ///
+    /// # Errors
+    /// If there is one and it does not give them.
+    pub(super) fn from(path: &Path) -> io::Result<Option<Self>> {
+        let from = match UnixStream::connect(path) {
+            Ok(from) => from,
+            Err(error) if is_nobody(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        from.set_read_timeout(Some(PATIENCE))?;
+        from.set_write_timeout(Some(PATIENCE))?;
+        let (text, descriptors) = receive(&from)?;
+        let mut sockets = Vec::with_capacity(descriptors.len());
+        for (line, descriptor) in text.lines().zip(descriptors) {
+            let (scheme, address) = line.split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
+            let scheme = Scheme::from_name(scheme).ok_or(io::ErrorKind::InvalidData)?;
+            let address = address.parse().map_err(|_| io::ErrorKind::InvalidData)?;
+            sockets.push((scheme, address, TcpListener::from(descriptor)));
+        }
+        Ok(Some(Self { sockets, giver: Giver(from) }))
+    }
+
+    /// The sockets, and whom to tell.
+    pub(super) fn split(self) -> (Vec<Socket>, Option<Giver>) {
+        (self.sockets, Some(self.giver))
+    }
+}
+
+impl Giver {
+    /// Tells the other process that its sockets are served.
+    pub(super) fn served(mut self) {
+        // If it is gone, it needs no telling.
+        let _ = self.0.write_all(READY);
+    }
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn receive(from: &UnixStream) -> io::Result<(String, Vec<OwnedFd>)> {
+    let mut text = vec![0; TEXT];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let read = {
+        let mut parts = [IoSliceMut::new(&mut text)];
+        recvmsg(from, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes
+    };
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    text.truncate(read);
+    let text = String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData)?;
+    if read == 0 || text.lines().count() != descriptors.len() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok((text, descriptors))
+}
+
+/// Offers sockets until another process serves them.
+pub(super) struct Offer {
+    path: PathBuf,
+    listener: UnixListener,
+    sockets: Vec<Socket>,
+}
+
+impl Offer {
+    /// Offers sockets at this path, to this user's processes. What was there before belongs to a
+    /// process that is gone, or has handed over.
+    ///
+    /// # Errors
+    /// If nothing can be made at the path.
+    pub(super) fn at(path: &Path, sockets: Vec<Socket>) -> io::Result<Self> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { path: path.to_owned(), listener, sockets })
+    }
+
+    /// Returns when another process has taken the sockets and serves them.
+    pub(super) async fn taken(self) {
+        loop {
+            let Ok((stream, _)) = self.listener.accept().await else { continue };
+            let Ok(stream) = stream.into_std() else { continue };
+            // A clone of each socket goes along: the blocking task outlives nothing of this one.
+            let sockets = self.sockets.iter().map(|(scheme, address, socket)| {
+                socket.try_clone().map(|socket| (*scheme, *address, socket))
+            });
+            let Ok(sockets) = sockets.collect::<io::Result<Vec<_>>>() else { continue };
+            info!(path = %self.path.display(), "handing over");
+            let given = tokio::task::spawn_blocking(move || give(&stream, &sockets)).await;
+            match given {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => warn!(%error, "the other process did not take over"),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Gives the sockets, and waits until they are served.
+fn give(mut to: &UnixStream, sockets: &[Socket]) -> io::Result<()> {
+    to.set_nonblocking(false)?;
+    to.set_read_timeout(Some(PATIENCE))?;
+    to.set_write_timeout(Some(PATIENCE))?;
+    let sockets = sockets.get(..sockets.len().min(MOST)).unwrap_or(sockets);
+    let lines = sockets.iter().map(|(scheme, address, _)| format!("{} {address}\n", scheme.name()));
+    let text: String = lines.collect();
+    let descriptors: Vec<_> = sockets.iter().map(|(_, _, socket)| socket.as_fd()).collect();
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(to, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::empty())?;
+    let mut said = [0; READY.len()];
+    to.read_exact(&mut said)?;
+    if said == READY { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_change_hands_and_go_on_listening() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("handover");
+        assert!(Taken::from(&path).unwrap().is_none());
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let offer = Offer::at(&path, vec![(Scheme::Https, address, socket)]).unwrap();
+        let taking = tokio::task::spawn_blocking(move || {
+            // One that gives up does no harm.
+            drop(Taken::from(&path).unwrap().unwrap());
+            let taken = Taken::from(&path).unwrap().unwrap();
+            let (scheme, named, socket) = &taken.sockets[0];
+            assert_eq!(
+                (*scheme, *named, socket.local_addr().unwrap()),
+                (Scheme::Https, address, address)
+            );
+            taken.giver.served();
+        });
+        offer.taken().await;
+        taking.await.unwrap();
+    }
+}
