@@ -28,6 +28,7 @@ mod testing;
 mod tests;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -126,6 +127,12 @@ impl Authenticator {
         self.keys.store(Arc::new(Keys { signing, payload, generation }));
         // The generation alone makes old entries unusable; clearing returns their memory.
         self.cache.clear();
+    }
+
+    /// Whether a desktop may have this address.
+    #[must_use]
+    pub fn permits(&self, address: IpAddr) -> bool {
+        self.policy.permits(address)
     }
 
     /// What the keys in use are, one line per key, for logs: sizes, forms and public digests.

@@ -82,6 +82,8 @@ pub struct Config {
     pub auth: Auth,
     /// The users' pods.
     pub desktop: Desktop,
+    /// How pods are found.
+    pub discovery: Discovery,
     /// Named fixed services: `pyos`, `website`, ...
     pub upstreams: BTreeMap<String, Upstream>,
     /// Name resolution.
@@ -300,6 +302,68 @@ impl Desktop {
     }
 }
 
+/// How pods are found.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Discovery {
+    /// Who is asked.
+    pub mode: DiscoveryMode,
+    /// What serves where the API forbids to list pods.
+    pub fallback: Fallback,
+    /// What becomes of a token of which nobody knows whose address it held when it was issued.
+    pub ambiguous: Ambiguous,
+    /// Longest wait for a pod that is not ready.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
+    /// Most that pyos's clock may be away from this one.
+    #[serde(with = "humantime_serde")]
+    pub skew: Duration,
+    /// Host of the Kubernetes API.
+    pub api_host: String,
+    /// Its port.
+    pub api_port: u16,
+    /// File with the service account's token.
+    pub token: PathBuf,
+    /// File with the API's issuer; empty means plain HTTP, for development.
+    pub authority: PathBuf,
+    /// For `static`: the desktops' names and addresses.
+    pub pods: HashMap<String, IpAddr>,
+}
+
+/// Who is asked for pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiscoveryMode {
+    /// Kubernetes inside a cluster, DNS elsewhere.
+    Auto,
+    /// The EndpointSlices of the desktops' service.
+    Kubernetes,
+    /// The name service.
+    Dns,
+    /// A table of the configuration.
+    Static,
+}
+
+/// What serves where the API forbids to list pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// The name service, as with the incumbents.
+    Dns,
+    /// Nothing.
+    None,
+}
+
+/// What becomes of a token of which nobody knows whose address it held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ambiguous {
+    /// It is refused like an expired one; pyos gives another.
+    Refuse,
+    /// It is believed.
+    Allow,
+}
+
 /// A fixed service behind the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -347,6 +411,7 @@ impl Config {
         [
             ("listen.http", self.listen.http != new.listen.http),
             ("listen.https", self.listen.https != new.listen.https),
+            ("discovery", self.discovery != new.discovery),
             ("tls.alpn", self.tls.alpn != new.tls.alpn),
             (
                 "tls.client_certificates",

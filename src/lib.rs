@@ -23,6 +23,7 @@ pub mod auth;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod discovery;
 pub mod error;
 pub mod files;
 pub mod proxy;

@@ -6,7 +6,6 @@
 //! asks [`crate::respond`]; there is no other way to answer with an error.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -30,8 +29,10 @@ use crate::route::{Destination, Found, NormalPath, Table};
 use crate::telemetry::Reloads;
 use crate::telemetry::access_log::InFlight;
 use crate::transport::SocketPolicy;
+use crate::tunnel::ends::End;
 use crate::tunnel::registry::{Info, Registry};
 use crate::tunnel::{self, Opening};
+use crate::upstream::desktops::{Desktops, Found as Pod};
 use crate::upstream::{self, Upstreams};
 
 mod client;
@@ -84,6 +85,8 @@ pub struct Gateway {
     rooms: Arc<ArcSwap<Rooms>>,
     /// Requests and tunnels under way.
     pub in_flight: InFlight,
+    /// Where desktops are found.
+    pub desktops: Desktops,
     /// The open tunnels.
     pub tunnels: Registry,
     /// What became of reloads.
@@ -93,11 +96,12 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway with these rooms.
     #[must_use]
-    pub fn new(rooms: Rooms) -> Self {
+    pub fn new(rooms: Rooms, desktops: Desktops, tunnels: Registry) -> Self {
         Self {
             rooms: Arc::new(ArcSwap::from_pointee(rooms)),
             in_flight: InFlight::default(),
-            tunnels: Registry::default(),
+            desktops,
+            tunnels,
             reloads: Reloads::default(),
         }
     }
@@ -165,6 +169,7 @@ impl Rooms {
             route: Arc::clone(found.route),
             client,
             addresses: Vec::new(),
+            uid: None,
             attempt: 0,
             received: 0,
         })
@@ -187,11 +192,18 @@ impl Rooms {
         Ok(Some(self.authenticator.authenticate(token, clock::now()).await?))
     }
 
-    /// The addresses behind a plan's route.
-    async fn addresses(&self, plan: &Plan) -> Result<Vec<SocketAddr>, Error> {
+    /// What is behind a plan's route.
+    async fn find(&self, plan: &Plan, desktops: &Desktops) -> Result<Pod, Error> {
         let found = match (&plan.route.backend, &plan.desktop) {
-            (Destination::Upstream(upstream), _) => self.upstreams.fixed(upstream).await,
-            (_, Some(desktop)) => self.upstreams.desktop(&desktop.target, plan.port).await,
+            (Destination::Upstream(upstream), _) => {
+                let addresses = self.upstreams.fixed(upstream).await?;
+                return Ok(Pod { addresses, label: Arc::clone(&plan.route.name), uid: None });
+            }
+            (_, Some(desktop)) => {
+                let permits = |address| self.authenticator.permits(address);
+                let now = clock::now().wall;
+                desktops.find(&self.upstreams, desktop, plan.port, now, permits).await
+            }
             (_, None) => Err(upstream::Error::NoSuchName),
         };
         Ok(found?)
@@ -204,13 +216,14 @@ impl Rooms {
         session: &mut Session,
         ctx: &mut Context,
         plan: &Plan,
-        tunnels: &Registry,
+        gateway: &Gateway,
     ) -> Result<()> {
         let mut head = session.req_header().clone();
         headers::to_upstream(&mut head, &plan.rules(true))?;
-        let addresses = self.addresses(plan).await?;
+        let found = self.find(plan, &gateway.desktops).await?;
         let timeouts = &plan.route.row.timeouts;
-        let pod = upstream::send_head(&addresses, timeouts, head).await.map_err(Error::from)?;
+        let pod =
+            upstream::send_head(&found.addresses, timeouts, head).await.map_err(Error::from)?;
         let Some(mut answer) = pod.resp_header().cloned() else {
             return Err(Error::from(upstream::Error::InvalidResponse).into());
         };
@@ -226,7 +239,8 @@ impl Rooms {
         let info = Info {
             route: Arc::clone(&plan.route.name),
             token: record.token.map(|token| token.to_string().into()),
-            pod: desktop.map(|desktop| desktop.target.label()).unwrap_or_default().into(),
+            pod: found.label,
+            uid: found.uid.clone(),
             client: plan.client.address,
             deadline: desktop
                 .filter(|_| settings.lifetime == Lifetime::Token)
@@ -234,13 +248,18 @@ impl Rooms {
         };
         let opening = Opening {
             info,
-            registry: tunnels,
+            registry: &gateway.tunnels,
             timeouts,
             ping: settings.ping,
             sockets: self.sockets,
             record,
         };
-        tunnel::start(session, pod, &answer, opening).await
+        let id = tunnel::start(session, pod, &answer, opening).await?;
+        // The pod may have gone before its tunnel was listed.
+        if found.uid.is_some_and(|uid| !gateway.desktops.lists(&uid)) {
+            let _told = gateway.tunnels.close(id, End::DesktopGone);
+        }
+        Ok(())
     }
 }
 
@@ -289,7 +308,8 @@ impl ProxyHttp for Gateway {
                 return Ok(true);
             }
             Destination::Renew => {
-                renew::serve(session, &plan, &self.tunnels).await?;
+                let found = rooms.find(&plan, &self.desktops).await?;
+                renew::serve(session, &plan, &found.label, &self.tunnels).await?;
                 return Ok(true);
             }
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {}
@@ -302,7 +322,7 @@ impl ProxyHttp for Gateway {
                 if self.in_flight.is_draining() {
                     return Err(Error::Draining.into());
                 }
-                rooms.open_tunnel(session, ctx, &plan, &self.tunnels).await?;
+                rooms.open_tunnel(session, ctx, &plan, self).await?;
                 return Ok(true);
             }
             // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
@@ -316,11 +336,13 @@ impl ProxyHttp for Gateway {
         plan.received = 0; // A second try sends the body again.
         if plan.addresses.is_empty() {
             let rooms = ctx.rooms.as_ref().ok_or(Error::NoRoute)?;
-            plan.addresses = rooms.addresses(plan).await?;
+            let found = rooms.find(plan, &self.desktops).await?;
+            plan.addresses = found.addresses;
+            plan.uid = found.uid;
         }
         let address = plan.addresses.get(plan.attempt).copied();
         let address = address.ok_or(Error::Upstream(upstream::Error::ConnectFailed))?;
-        Ok(Box::new(upstream::peer(address, &plan.route.row.timeouts)))
+        Ok(Box::new(upstream::peer(address, &plan.route.row.timeouts, plan.uid.as_deref())))
     }
 
     fn fail_to_connect(

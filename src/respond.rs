@@ -56,7 +56,9 @@ pub fn classify(error: &PingoraError) -> Option<Problem> {
 fn of(error: Error) -> Problem {
     let reason = error.reason();
     let (status, message) = match error {
-        Error::Auth(_) => (
+        // A token of an address's former owner is as good as expired: pyos gives another.
+        Error::Auth(_)
+        | Error::Upstream(upstream::Error::DesktopReused | upstream::Error::DesktopAmbiguous) => (
             StatusCode::UNAUTHORIZED,
             "The desktop token is missing, invalid or expired. Please reload the page.",
         ),
@@ -89,7 +91,7 @@ fn of(error: Error) -> Problem {
         Error::PortRefused => (StatusCode::FORBIDDEN, "This port of the desktop is not open."),
         Error::Upstream(upstream) => of_upstream(upstream),
     };
-    let error = if matches!(error, Error::Auth(_)) { "unauthorized" } else { reason };
+    let error = if status == StatusCode::UNAUTHORIZED { "unauthorized" } else { reason };
     Problem { status, reason, error, message }
 }
 
@@ -100,7 +102,18 @@ fn of_upstream(error: upstream::Error) -> (StatusCode, &'static str) {
         | upstream::Error::ResponseTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "The service behind this address does not answer.")
         }
-        upstream::Error::ConnectFailed
+        upstream::Error::DesktopGone => {
+            (StatusCode::NOT_FOUND, "This desktop does not exist any more.")
+        }
+        upstream::Error::DesktopNotReady
+        | upstream::Error::DesktopEnding
+        | upstream::Error::DesktopsUnknown => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The desktop is not ready yet. This page tries again by itself.",
+        ),
+        upstream::Error::DesktopReused
+        | upstream::Error::DesktopAmbiguous
+        | upstream::Error::ConnectFailed
         | upstream::Error::InvalidResponse
         | upstream::Error::NoSuchName
         | upstream::Error::NameFailed => {
@@ -113,10 +126,13 @@ fn of_upstream(error: upstream::Error) -> (StatusCode, &'static str) {
 #[must_use]
 pub fn close_of(problem: &Problem) -> (u16, String) {
     let code = match (problem.status.as_u16(), problem.reason) {
-        (401, "expired") => 4401,
+        (401, "expired" | "desktop_reused" | "desktop_ambiguous") => 4401,
         (401 | 403, _) => 4403,
         (_, "no_such_name" | "desktop_gone") => 4404,
-        (_, "connect_failed" | "connect_timeout" | "desktop_not_ready") => 4408,
+        (_, "connect_failed" | "connect_timeout" | "desktop_not_ready" | "desktops_unknown") => {
+            4408
+        }
+        (_, "desktop_ending") => 4404,
         (429, _) => 4429,
         (_, "draining") => 1012,
         _ => 1011, // RFC 6455 section 7.4.1: what was asked for cannot be fulfilled.
@@ -312,9 +328,11 @@ fn page(problem: &Problem) -> String {
     let status = problem.status.as_u16();
     let title = problem.status.canonical_reason().unwrap_or("Error");
     let message = problem.message;
+    let waits = problem.status == StatusCode::SERVICE_UNAVAILABLE;
+    let again = if waits { "<meta http-equiv=\"refresh\" content=\"2\">" } else { "" };
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{status} {title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width\">{again}<title>{status} {title}</title>\
          <style>body{{font:1.1rem/1.5 system-ui,sans-serif;margin:15vh auto;max-width:34rem;\
          padding:0 1rem;color:#223}}h1{{font-size:1.4rem}}small{{color:#667}}</style>\
          <h1>{title}</h1><p>{message}</p><small>{status} {error}</small></html>",

@@ -18,9 +18,11 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::proxy::{Gateway, clock};
 use crate::tls::{Acceptor, SettingsError};
+use crate::tunnel::registry::Registry;
 
 mod build;
 mod connection;
+mod discovery;
 mod handover;
 mod http2;
 mod lifecycle;
@@ -93,7 +95,10 @@ pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), L
     for line in rooms.authenticator.describe_keys() {
         info!(key = line, "key loaded");
     }
-    let gateway = Gateway::new(rooms);
+    let control = runtime(1)?;
+    let tunnels = Registry::default();
+    let desktops = control.block_on(async { discovery::start(&config, &tunnels) });
+    let gateway = Gateway::new(rooms, desktops, tunnels);
     let conf = Arc::new(server_conf(&config, workers));
     let (accepting, accepts) = watch::channel(true);
     let (leaving, leaves) = watch::channel(false);
@@ -121,7 +126,7 @@ pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), L
     let handover = config.server.handover.clone();
     let lifecycle =
         Lifecycle { gateway: gateway.clone(), accepting, leaving, server: config.server.clone() };
-    runtime(1)?.block_on(async {
+    control.block_on(async {
         if let Some(giver) = giver {
             giver.served();
         }

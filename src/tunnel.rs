@@ -62,6 +62,8 @@ pub struct Opening<'a> {
 /// Hands an accepted upgrade over to the relay. Afterwards the request's session is an empty
 /// placeholder: only `Ok(true)` may be returned to pingora.
 ///
+/// Returns the tunnel's number.
+///
 /// # Errors
 /// If the client is gone, or is not on an HTTP/1.1 connection.
 pub async fn start(
@@ -69,7 +71,7 @@ pub async fn start(
     mut pod: Pod,
     head: &ResponseHeader,
     opening: Opening<'_>,
-) -> Result<()> {
+) -> Result<u64> {
     let to_client = glued(&mut pod).await;
     let pod = wire_of(pod.into_inner())?;
     let (mut client, to_pod) = detach(session).await?;
@@ -82,10 +84,10 @@ pub async fn start(
     let early = Early { to_pod, to_client };
     let tunnel = opening.registry.open(opening.info);
     let record = Box::new(opening.record);
-    let seen = announce(&tunnel, &record);
+    let id = announce(&tunnel, &record);
     let relay = relay(client, pod, early, tunnel, limits);
-    tokio::spawn(async move { finish(*record, seen, relay.await) });
-    Ok(())
+    tokio::spawn(async move { finish(*record, id, relay.await) });
+    Ok(id)
 }
 
 /// Tells that a tunnel is open; returns its number.

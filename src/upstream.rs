@@ -3,6 +3,7 @@
 //! The seam for discovery: desktops are found through [`resolver::Resolver`] by name or are
 //! addresses that the target policy admitted; another source of pods fits behind [`Upstreams`].
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::auth::Target;
 use crate::config::{Timeouts, Upstream as FixedUpstream};
 use crate::transport::{Transport, Wire};
 
+pub mod desktops;
 pub mod resolver;
 
 use resolver::{Resolver, Staleness};
@@ -37,6 +39,24 @@ pub enum Error {
     /// No address answered in time.
     #[error("connection timed out")]
     ConnectTimeout,
+    /// Nobody knows whose address the token's was when it was issued.
+    #[error("desktop ambiguous")]
+    DesktopAmbiguous,
+    /// The desktop is about to end and takes nothing new.
+    #[error("desktop ending")]
+    DesktopEnding,
+    /// There is no such desktop.
+    #[error("no such desktop")]
+    DesktopGone,
+    /// The desktop exists and was not ready in time.
+    #[error("desktop not ready")]
+    DesktopNotReady,
+    /// The token's address was another desktop's when it was issued.
+    #[error("the address has another owner now")]
+    DesktopReused,
+    /// The desktops are not known yet.
+    #[error("desktops unknown")]
+    DesktopsUnknown,
     /// Not HTTP, or HTTP that nobody should forward.
     #[error("invalid response")]
     InvalidResponse,
@@ -61,6 +81,12 @@ impl Error {
         match self {
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::DesktopAmbiguous => "desktop_ambiguous",
+            Self::DesktopEnding => "desktop_ending",
+            Self::DesktopGone => "desktop_gone",
+            Self::DesktopNotReady => "desktop_not_ready",
+            Self::DesktopReused => "desktop_reused",
+            Self::DesktopsUnknown => "desktops_unknown",
             Self::InvalidResponse => "invalid_response",
             Self::NameFailed => "name_failed",
             Self::NameTimeout => "name_timeout",
@@ -112,10 +138,15 @@ fn with_port(found: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     found.iter().take(MAX_ADDRESSES).map(|address| SocketAddr::new(*address, port)).collect()
 }
 
-/// A peer for pingora, with the route's times.
+/// A peer for pingora, with the route's times. A kept connection is used again only for the same pod.
 #[must_use]
-pub fn peer(address: SocketAddr, timeouts: &Timeouts) -> HttpPeer {
+pub fn peer(address: SocketAddr, timeouts: &Timeouts, uid: Option<&str>) -> HttpPeer {
     let mut peer = HttpPeer::new(address, false, String::new());
+    if let Some(uid) = uid {
+        let mut hasher = DefaultHasher::new();
+        uid.hash(&mut hasher);
+        peer.group_key = hasher.finish();
+    }
     peer.options.connection_timeout = Some(timeouts.connect);
     peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = Some(timeouts.read);

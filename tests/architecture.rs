@@ -11,7 +11,8 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("redact", &["auth"], &["pingora", "tokio"]),
     ("tls", &[], &["pingora", "hyper", "std::fs", "std::env", "SystemTime::now"]),
     ("transport", &[], &[]),
-    ("upstream", &["auth", "config", "transport"], &[]),
+    ("discovery", &[], &["pingora", "std::env", "SystemTime::now"]),
+    ("upstream", &["auth", "config", "discovery", "transport"], &[]),
     ("files", &[], &["pingora", "hyper", "std::env", "SystemTime::now"]),
     ("error", &["auth", "files", "route", "upstream"], &["tokio"]),
     ("respond", &["error", "upstream"], &["tracing"]),
@@ -39,6 +40,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         &[
             "auth",
             "config",
+            "discovery",
             "error",
             "files",
             "proxy",

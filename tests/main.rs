@@ -26,6 +26,8 @@ mod commands;
 mod conformance;
 /// What happens before a request is one: PROXY headers, limits of a head.
 mod connection;
+/// The picture of the pods, through everything an API server can do.
+mod discovery;
 /// The README against the program.
 mod documents;
 /// Real desktops and a real browser.
@@ -39,6 +41,8 @@ mod large;
 mod lifecycle;
 /// Access log lines, and that no token is in them or anywhere else.
 mod logs;
+/// Which pod a token opens when addresses change hands.
+mod pods;
 /// New configuration, keys and levels while serving.
 mod reload;
 /// Redirects, compression, files.

@@ -1,6 +1,7 @@
 //! What the tests drive the gateway with: the binary, its upstreams, its clients, its tokens.
 
 mod client;
+pub(crate) mod fake_api;
 mod gateway;
 mod origin;
 mod site;

@@ -153,7 +153,9 @@ impl TargetPolicy {
         is_label(label).then(|| DesktopName(name.into_boxed_str()))
     }
 
-    fn permits(&self, address: IpAddr) -> bool {
+    /// Whether a desktop may have this address.
+    #[must_use]
+    pub fn permits(&self, address: IpAddr) -> bool {
         if NEVER.iter().any(|range| range.contains(&address)) {
             return false;
         }

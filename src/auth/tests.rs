@@ -38,7 +38,7 @@ fn good_tokens_open_their_desktop() {
     }
     for text in ["10.42.0.7", "fd00::7", "[fd00::7]"] {
         let desktop = check(&token(text)).unwrap();
-        let expected: std::net::IpAddr = text.trim_matches(['[', ']']).parse().unwrap();
+        let expected: IpAddr = text.trim_matches(['[', ']']).parse().unwrap();
         assert_eq!(desktop.target.address(), Some(expected));
         assert_eq!(desktop.target.name(), None);
     }

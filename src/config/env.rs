@@ -69,6 +69,8 @@ pub const OVERRIDES: &[Override] = &[
     text("JWT_DESKTOP_PAYLOAD_PUBLIC_KEY", "auth.payload_keys"),
     text("NODE_NAME", "server.node_name"),
     text("POD_NAMESPACE", "desktop.namespace"),
+    text("KUBERNETES_SERVICE_HOST", "discovery.api_host"),
+    number("KUBERNETES_SERVICE_PORT", "discovery.api_port"),
     text("PYOS_FQDN", "upstreams.pyos.host"),
     number("PYOS_SERVICE_PORT", "upstreams.pyos.port"),
     text("SPEEDTEST_FQDN", "upstreams.speedtest.host"),

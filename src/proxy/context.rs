@@ -61,6 +61,8 @@ pub(super) struct Plan {
     pub(super) scheme: String,
     /// Addresses to try, in order; empty until they were looked up.
     pub(super) addresses: Vec<SocketAddr>,
+    /// The pod's uid, where it is known.
+    pub(super) uid: Option<Arc<str>>,
     /// The address that is tried now.
     pub(super) attempt: usize,
     /// Bytes of the request's body so far.

@@ -19,13 +19,18 @@ pub(super) fn deadline(desktop: &Desktop, grace: Duration) -> Instant {
 }
 
 /// Answers with the number of tunnels whose deadline moved.
-pub(super) async fn serve(session: &mut Session, plan: &Plan, tunnels: &Registry) -> Result<()> {
+pub(super) async fn serve(
+    session: &mut Session,
+    plan: &Plan,
+    pod: &str,
+    tunnels: &Registry,
+) -> Result<()> {
     if session.req_header().method != Method::POST {
         return Err(Error::PostOnly.into());
     }
     let Some(desktop) = &plan.desktop else { return Err(Error::NoRoute.into()) };
     let until = deadline(desktop, plan.route.row.tunnel.grace);
-    let renewed = tunnels.renew(&desktop.target.label(), until);
+    let renewed = tunnels.renew(pod, until);
     let answer = serde_json::json!({ "renewed": renewed, "expires": desktop.expires });
     respond::write_json(session, &answer.to_string()).await
 }

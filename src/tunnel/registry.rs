@@ -34,6 +34,8 @@ pub struct Info {
     pub token: Option<Box<str>>,
     /// The pod, as operators know it. Equal labels mean the same pod.
     pub pod: Arc<str>,
+    /// The pod's uid, where it is known.
+    pub uid: Option<Arc<str>>,
     /// Address of the client.
     pub client: Option<IpAddr>,
     /// When the tunnel has to end. It may be moved later, see [`Registry::renew`].

@@ -53,6 +53,7 @@ fn open(registry: &Registry) -> Tunnel {
         route: "vnc".into(),
         token: None,
         pod: "pod".into(),
+        uid: None,
         client: None,
         deadline: None,
     })

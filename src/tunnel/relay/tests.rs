@@ -26,7 +26,7 @@ struct Rig {
 }
 
 fn info(deadline: Option<Instant>) -> Info {
-    Info { route: "vnc".into(), token: None, pod: "pod".into(), client: None, deadline }
+    Info { route: "vnc".into(), token: None, pod: "pod".into(), uid: None, client: None, deadline }
 }
 
 fn start_with(early: Early, limits: Limits, deadline: Option<Instant>) -> Rig {

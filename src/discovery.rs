@@ -1,0 +1,228 @@
+//! Which pod a desktop token opens now: a live picture of the service's pods.
+//!
+//! One task lists and watches the EndpointSlices of one service; [`Pods::judge`] compares a token
+//! with what it saw. A request never waits for the API: an outage leaves the last known pods in
+//! use, and [`Pods::status`] says how old they are.
+//!
+//! ```text
+//! api (bytes) -> slices (pods) -> identity (who owned what when) -> Pods (judge, wait, report)
+//!        \------------- watch (the loop), book (its state), health ----------/
+//! ```
+
+mod api;
+mod book;
+mod health;
+pub mod identity;
+pub mod slices;
+mod watch;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch as signal;
+use tokio::task::JoinHandle;
+use tokio::time::timeout_at;
+
+pub use api::{Fault, Server, Transport};
+pub use health::{Condition, Counters, Status};
+pub use identity::{Endpoint, Host, Readiness, Verdict};
+
+use api::Api;
+use book::Book;
+use health::Health;
+use identity::{History, Issue};
+
+/// Age up to which a token of an unknown pod is worth a wait: its pod may not be listed yet. An
+/// older one is of a pod that is gone.
+const FRESH: Duration = Duration::from_secs(15);
+
+/// One moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Time since the Unix epoch.
+    pub wall: Duration,
+    /// The same moment on the monotonic clock.
+    pub mono: Instant,
+}
+
+impl Moment {
+    fn millis(self) -> i64 {
+        i64::try_from(self.wall.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Reads both clocks.
+pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+
+/// What to watch, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The Kubernetes API.
+    pub server: Server,
+    /// The service's namespace.
+    pub namespace: String,
+    /// The service that all desktops belong to.
+    pub service: String,
+    /// Length of one watch; whole seconds. A silent server is noticed five seconds later.
+    pub watch_timeout: Duration,
+    /// How long owners of an address are remembered: a token's longest life, or more.
+    pub memory: Duration,
+    /// Most that the clock of the tokens' issuer may be away from this one.
+    pub skew: Duration,
+}
+
+/// A pod, for people. Without its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodView {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// Whether it takes connections.
+    pub readiness: Readiness,
+    /// For how long it has been known.
+    pub age: Duration,
+}
+
+type GoneCallback = Box<dyn Fn(&Arc<str>) + Send + Sync>;
+
+/// What the watch writes and everybody reads.
+struct Shared {
+    history: ArcSwap<History>,
+    /// Counts publications; wakes those who wait for one.
+    changes: signal::Sender<u64>,
+    health: Health,
+    gone: Mutex<Vec<GoneCallback>>,
+    clock: Clock,
+    /// In milliseconds.
+    skew: i64,
+}
+
+impl Shared {
+    fn tell_gone(&self, uid: &Arc<str>) {
+        for callback in self.gone.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            callback(uid);
+        }
+    }
+}
+
+/// The pods of one service, kept current for as long as one copy of this exists.
+#[derive(Clone)]
+pub struct Pods {
+    shared: Arc<Shared>,
+    _watch: Arc<Watching>,
+}
+
+/// The task; ends with its last owner.
+struct Watching(JoinHandle<()>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Pods {
+    /// Begins to watch, on the current tokio runtime. Nothing is known at first.
+    #[must_use]
+    pub fn start(settings: Settings, clock: Clock) -> Self {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let shared = Arc::new(Shared {
+            history: ArcSwap::from_pointee(History::new(millis(settings.memory))),
+            changes: signal::Sender::new(0),
+            health: Health::new(),
+            gone: Mutex::new(Vec::new()),
+            clock,
+            skew: millis(settings.skew),
+        });
+        let book = Book::new(Arc::clone(&shared), settings.memory);
+        let Settings { server, namespace, service, watch_timeout, .. } = settings;
+        let api = Api::new(server, &namespace, &service, watch_timeout);
+        let task = tokio::spawn(watch::run(api, book));
+        Self { shared, _watch: Arc::new(Watching(task)) }
+    }
+
+    /// What a token for this host, issued at this Unix time in seconds, means at `now` (time since
+    /// the Unix epoch). Takes no lock; for every request.
+    #[must_use]
+    pub fn judge(&self, host: Host<'_>, issued: Option<u64>, now: Duration) -> Verdict {
+        let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        self.shared.history.load().judge(host, Issue { issued, now, skew: self.shared.skew })
+    }
+
+    /// Like [`Pods::judge`], but waits up to `limit` for a pod that may yet take connections: it is
+    /// not ready, or the token is so new that it may not be listed. Released by the event itself.
+    pub async fn wait_ready(
+        &self,
+        host: Host<'_>,
+        issued: Option<u64>,
+        limit: Duration,
+    ) -> Verdict {
+        // Before the first look, so that no change falls between the two.
+        let mut changes = self.shared.changes.subscribe();
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let now = (self.shared.clock)().wall;
+            let verdict = self.judge(host, issued, now);
+            let waits = match verdict {
+                Verdict::NotReady(_) | Verdict::Unsynced => true,
+                Verdict::NotFound => issued
+                    .is_some_and(|issued| Duration::from_secs(issued).saturating_add(FRESH) > now),
+                Verdict::Allow(_) | Verdict::Ending | Verdict::Reused | Verdict::Ambiguous(_) => {
+                    false
+                }
+            };
+            if !waits || !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return verdict;
+            }
+        }
+    }
+
+    /// Calls `callback` with the uid of each pod that has left the service: at once if its address
+    /// was given on, otherwise after the few seconds in which it may only have been moved. A pod
+    /// that is terminating has not left: its tunnels may live as long as it does.
+    ///
+    /// The callback runs on the watch's task and must not block or register others.
+    pub fn on_gone(&self, callback: impl Fn(&Arc<str>) + Send + Sync + 'static) {
+        let mut gone = self.shared.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.push(Box::new(callback));
+    }
+
+    /// Whether the pod is listed. Ask after registering a tunnel for [`Pods::on_gone`]: the pod may
+    /// have left before.
+    #[must_use]
+    pub fn lists(&self, uid: &str) -> bool {
+        self.shared.history.load().lists(uid)
+    }
+
+    /// Every listed pod, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<PodView> {
+        let now = (self.shared.clock)().millis();
+        let history = self.shared.history.load_full();
+        let view = |(pod, since): (&identity::Pod, i64)| PodView {
+            name: Arc::clone(&pod.name),
+            uid: Arc::clone(&pod.uid),
+            readiness: pod.readiness,
+            age: Duration::from_millis(u64::try_from(now.saturating_sub(since)).unwrap_or(0)),
+        };
+        let mut list: Vec<_> = history.pods().map(view).collect();
+        list.sort_unstable_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
+        list
+    }
+
+    /// How current all this is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let pods = self.shared.history.load().len();
+        self.shared.health.status(pods, (self.shared.clock)().mono)
+    }
+}
+
+impl fmt::Debug for Pods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pods").field("status", &self.status()).finish_non_exhaustive()
+    }
+}

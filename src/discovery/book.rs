@@ -1,0 +1,211 @@
+//! What the watch keeps: the slices, the history made of them, and the pods that are leaving.
+//!
+//! One task owns it. Each change is complete before it is published, so a reader sees the set before
+//! or the set after, never a part.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::api::{Fault, Listing};
+use super::identity::{Change, History, LINGER, Pod};
+use super::slices::{Slice, Slices};
+use super::{Moment, Shared};
+
+/// A wall clock that gained or lost this much on the monotonic one was set.
+const STEP: i64 = 2_000;
+
+/// An offset between the API server's clock and this one that the log mentions.
+const NOTABLE_OFFSET: i64 = 2_000;
+
+/// The state behind the published one.
+pub(super) struct Book {
+    shared: Arc<Shared>,
+    slices: Slices,
+    history: History,
+    /// Pods that are no longer listed, and when to report them as gone.
+    leaving: HashMap<Arc<str>, (Instant, Arc<Pod>)>,
+    /// When the clocks were last compared.
+    compared: Moment,
+    /// Something is not published yet.
+    news: bool,
+}
+
+impl Book {
+    pub(super) fn new(shared: Arc<Shared>, memory: Duration) -> Self {
+        let compared = (shared.clock)();
+        let memory = i64::try_from(memory.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            shared,
+            slices: Slices::default(),
+            history: History::new(memory),
+            leaving: HashMap::new(),
+            compared,
+            news: false,
+        }
+    }
+
+    /// This moment, for the limits of a request.
+    pub(super) fn now(&self) -> Moment {
+        (self.shared.clock)()
+    }
+
+    pub(super) fn failed(&self, fault: Fault) {
+        self.shared.health.failed(fault);
+    }
+
+    /// The version to continue from is too old: no fault of the server, if it lists.
+    pub(super) fn expired(&self) {
+        self.shared.health.count_fault(Fault::Expired);
+    }
+
+    /// The server has taken a watch.
+    pub(super) fn watching(&self) {
+        self.shared.health.count(|counters| counters.watches += 1);
+    }
+
+    /// The server does what it should.
+    pub(super) fn works(&self) {
+        self.shared.health.works();
+    }
+
+    /// Takes over a complete list that was asked for at `asked`.
+    pub(super) fn listed(&mut self, asked: Moment, listing: Listing) -> Result<(), Fault> {
+        let now = self.compare();
+        let slices = Slices::of(listing.items).map_err(|_| Fault::TooLarge)?;
+        let pods = slices.pods();
+        let changes = self.history.differences(pods);
+        self.depart(&changes);
+        self.history.synced(asked.millis(), now.millis(), &changes);
+        self.slices = slices;
+        tracing::info!(pods = self.history.len(), changes = changes.len(), "pods listed");
+        self.hurry();
+        self.news = true;
+        self.publish();
+        let health = &self.shared.health;
+        health.count(|counters| counters.lists += 1);
+        health.works();
+        health.proved(asked.mono);
+        if let Some(date) = listing.date {
+            let offset = date.saturating_sub(now.millis());
+            health.offset(offset);
+            if offset.abs() > NOTABLE_OFFSET {
+                tracing::warn!(offset_ms = offset, "the API server's clock is not this one");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over one event. `current`: it is not an old one that is sent again.
+    pub(super) fn changed(
+        &mut self,
+        slice: Slice,
+        removed: bool,
+        current: bool,
+    ) -> Result<(), Fault> {
+        let now = self.compare();
+        let changes = if removed {
+            self.slices.remove(&slice.metadata.name)
+        } else {
+            self.slices.put(slice).map_err(|_| Fault::TooLarge)?
+        };
+        self.depart(&changes);
+        self.history.changed(now.millis(), &changes);
+        self.news |= !changes.is_empty();
+        self.hurry();
+        self.shared.health.count(|counters| counters.events += 1);
+        if current {
+            self.proved(now);
+        }
+        Ok(())
+    }
+
+    /// Takes over a bookmark: everything before it has been seen.
+    pub(super) fn confirmed(&mut self) {
+        let now = self.compare();
+        self.shared.health.count(|counters| counters.bookmarks += 1);
+        self.proved(now);
+    }
+
+    fn proved(&mut self, now: Moment) {
+        self.history.confirm(now.millis());
+        self.shared.health.proved(now.mono);
+    }
+
+    /// Shows the state to everybody, if it is new.
+    pub(super) fn publish(&mut self) {
+        if !std::mem::take(&mut self.news) {
+            return;
+        }
+        self.shared.history.store(Arc::new(self.history.clone()));
+        self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Reports departures when they are due. Never ends.
+    pub(super) async fn report(&mut self) {
+        loop {
+            let Some(due) = self.leaving.values().map(|(due, _)| *due).min() else {
+                return std::future::pending().await;
+            };
+            sleep_until(due).await;
+            self.report_due(Instant::now());
+        }
+    }
+
+    fn report_due(&mut self, now: Instant) {
+        let due = self.leaving.extract_if(|_, (due, _)| *due <= now);
+        let gone: Vec<_> = due.map(|(_, (_, pod))| pod).collect();
+        for pod in gone {
+            tracing::debug!(pod = &*pod.name, uid = &*pod.uid, "pod is gone");
+            self.shared.health.count(|counters| counters.departed += 1);
+            self.shared.tell_gone(&pod.uid);
+        }
+    }
+
+    /// Keeps account of who leaves and who comes back; before the history does.
+    fn depart(&mut self, changes: &[Change]) {
+        let due = Instant::now() + Duration::from_millis(LINGER.unsigned_abs());
+        for change in changes {
+            match change {
+                Change::Present(pod) => {
+                    self.leaving.remove(&pod.uid);
+                }
+                Change::Gone(uid) => {
+                    if let Some(pod) = self.history.pod(uid) {
+                        self.leaving.insert(Arc::clone(uid), (due, Arc::clone(pod)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whoever is connected to an address that was given on must not wait for its departure.
+    fn hurry(&mut self) {
+        let now = Instant::now();
+        for (due, pod) in self.leaving.values_mut() {
+            if self.history.replaced(pod) {
+                *due = now;
+            }
+        }
+        self.report_due(now);
+    }
+
+    /// Reads the clocks, and forgets all intervals if the wall clock was set.
+    fn compare(&mut self) -> Moment {
+        let now = self.now();
+        let walked = now.mono.saturating_duration_since(self.compared.mono).as_millis();
+        let walked = i64::try_from(walked).unwrap_or(i64::MAX);
+        let step = now.millis().saturating_sub(self.compared.millis()).saturating_sub(walked);
+        if step.saturating_abs() > STEP {
+            tracing::warn!(
+                step_ms = step,
+                "the clock was set; what owned an address when is unknown"
+            );
+            self.history.distrust(now.millis());
+            self.news = true;
+        }
+        self.compared = now;
+        now
+    }
+}

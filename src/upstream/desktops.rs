@@ -1,0 +1,155 @@
+//! Which pod a token means now: the one seam for discovery.
+//!
+//! With Kubernetes' word for it nothing is ever dialled that is not a pod of the service, and a
+//! token opens only the pod that had its address when the token was issued. DNS knows neither; it
+//! serves where nobody watches pods, as with the incumbents.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Error, Upstreams};
+use crate::auth::{Desktop, Target};
+use crate::discovery::{Condition, Endpoint, Host, Pods, Verdict};
+
+/// Where desktops are found.
+#[derive(Clone, Debug)]
+pub enum Desktops {
+    /// By name service; a token's address is believed.
+    Dns,
+    /// In a table of the configuration: names and addresses.
+    Static(HashMap<String, IpAddr>),
+    /// Among the pods of a service.
+    Kubernetes(Watched),
+}
+
+/// Pods that are watched, and what to do when they are not enough.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The pods.
+    pub pods: Pods,
+    /// Whether DNS serves while the API forbids to list pods.
+    pub falls_back: bool,
+    /// Whether a token is believed of which nobody knows whose address it held.
+    pub allows_ambiguous: bool,
+    /// Longest wait for a pod that is not ready.
+    pub wait: Duration,
+    /// The fallback was announced.
+    pub announced: Arc<AtomicBool>,
+}
+
+/// A pod that may be connected to.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where, in the order to try.
+    pub addresses: Vec<SocketAddr>,
+    /// The pod for operators: its name where it is known, otherwise a fingerprint.
+    pub label: Arc<str>,
+    /// Its uid where it is known.
+    pub uid: Option<Arc<str>>,
+}
+
+impl Desktops {
+    /// Finds the pod that a token means at `now` (since the Unix epoch). `permits` is the last word on
+    /// an address that the token itself does not hold.
+    ///
+    /// # Errors
+    /// If there is no such pod, if it is not ready in time, or if the token was issued when its
+    /// address was another pod's.
+    pub async fn find(
+        &self,
+        upstreams: &Upstreams,
+        desktop: &Desktop,
+        port: u16,
+        now: Duration,
+        permits: impl Fn(IpAddr) -> bool,
+    ) -> Result<Found, Error> {
+        match self {
+            Self::Dns => by_name(upstreams, desktop, port).await,
+            Self::Static(table) => in_table(table, &desktop.target, port),
+            Self::Kubernetes(watched) => match watched.find(desktop, now).await {
+                Ok(endpoint) if permits(endpoint.address) => Ok(Found {
+                    addresses: vec![SocketAddr::new(endpoint.address, port)],
+                    label: endpoint.name,
+                    uid: Some(endpoint.uid),
+                }),
+                Ok(_) => Err(Error::DesktopGone),
+                Err(None) => by_name(upstreams, desktop, port).await,
+                Err(Some(error)) => Err(error),
+            },
+        }
+    }
+
+    /// Whether a pod that was found is still there. Ask after listing a tunnel to it.
+    #[must_use]
+    pub fn lists(&self, uid: &str) -> bool {
+        match self {
+            Self::Dns | Self::Static(_) => true,
+            Self::Kubernetes(watched) => watched.pods.lists(uid),
+        }
+    }
+}
+
+impl Watched {
+    /// The pod; an error without a value says that DNS is to be asked.
+    async fn find(&self, desktop: &Desktop, now: Duration) -> Result<Endpoint, Option<Error>> {
+        let host = match &desktop.target {
+            Target::Name(name) => Host::Name(name.label()),
+            Target::Address(address) => Host::Address(address.ip()),
+        };
+        let mut verdict = self.pods.judge(host, desktop.issued, now);
+        if matches!(verdict, Verdict::NotReady(_) | Verdict::NotFound | Verdict::Unsynced) {
+            if self.falls_back && self.is_blind() {
+                return Err(None);
+            }
+            verdict = self.pods.wait_ready(host, desktop.issued, self.wait).await;
+        }
+        let reason = verdict.reason();
+        match verdict {
+            Verdict::Allow(endpoint) => Ok(endpoint),
+            Verdict::Ambiguous(endpoint) if self.allows_ambiguous => {
+                let token = desktop.fingerprint.to_string();
+                info!(pod = %endpoint.name, token, reason, "allowed though nobody knows");
+                Ok(endpoint)
+            }
+            Verdict::Ambiguous(_) => Err(Some(Error::DesktopAmbiguous)),
+            Verdict::Reused => Err(Some(Error::DesktopReused)),
+            Verdict::NotReady(_) => Err(Some(Error::DesktopNotReady)),
+            Verdict::Ending => Err(Some(Error::DesktopEnding)),
+            Verdict::NotFound => Err(Some(Error::DesktopGone)),
+            Verdict::Unsynced if self.falls_back && self.is_blind() => Err(None),
+            Verdict::Unsynced => Err(Some(Error::DesktopsUnknown)),
+        }
+    }
+
+    /// Whether the API never allowed a look at the pods.
+    fn is_blind(&self) -> bool {
+        let blind = matches!(self.pods.status().condition, Condition::Forbidden { age: None });
+        if blind && !self.announced.swap(true, Ordering::Relaxed) {
+            warn!(
+                "the API forbids to list endpointslices: desktops are found by DNS, and a token may \
+                 reach the next owner of its address; grant list and watch to the service account"
+            );
+        }
+        blind
+    }
+}
+
+async fn by_name(upstreams: &Upstreams, desktop: &Desktop, port: u16) -> Result<Found, Error> {
+    let addresses = upstreams.desktop(&desktop.target, port).await?;
+    Ok(Found { addresses, label: desktop.target.label().into(), uid: None })
+}
+
+fn in_table(table: &HashMap<String, IpAddr>, target: &Target, port: u16) -> Result<Found, Error> {
+    let found = match target {
+        Target::Name(name) => table.get_key_value(name.label()),
+        Target::Address(address) => table.iter().find(|(_, at)| **at == address.ip()),
+    };
+    let (name, address) = found.ok_or(Error::DesktopGone)?;
+    let addresses = vec![SocketAddr::new(*address, port)];
+    Ok(Found { addresses, label: name.as_str().into(), uid: None })
+}

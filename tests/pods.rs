@@ -1,0 +1,184 @@
+use std::time::{Duration, Instant};
+
+use crate::support::fake_api::{Endpoint, FakeApi, Fault};
+use crate::support::{PODS, Response, Site, echo, eventually, tokens};
+
+/// A gateway that watches pods, and the API that it watches.
+struct Cluster {
+    api: FakeApi,
+    site: Site,
+}
+
+impl Cluster {
+    fn start(more: &str) -> Self {
+        Self::with(FakeApi::start(), more)
+    }
+
+    fn with(api: FakeApi, more: &str) -> Self {
+        let (host, port) = (api.address.ip(), api.address.port());
+        // Without an authority the API is asked in plain HTTP.
+        let text = format!(
+            "[discovery]\nmode = \"kubernetes\"\napi_host = \"{host}\"\napi_port = {port}\n\
+             authority = \"\"\n{more}"
+        );
+        let site = Site::configured_serving(&text, |exchange| match exchange.header("upgrade") {
+            Some(_) => echo(exchange),
+            None => exchange.answer("200 OK", "", "the pod"),
+        });
+        Self { api, site }
+    }
+
+    /// Waits until the API was listed: what it says from then on is known to be current.
+    fn synced(&self) {
+        eventually("a watch", || (self.api.watches() > 0).then_some(()));
+    }
+
+    /// A new token that opens the pod, as soon as one does.
+    fn welcome(&self, target: &str) -> String {
+        eventually("a token that opens the pod", || {
+            let token = issued(target, 0);
+            (self.ask(&token).status == 200).then_some(token)
+        })
+    }
+
+    fn ask(&self, token: &str) -> Response {
+        self.site.get("/filer", &format!("ABCAuthorization: {token}\r\n"))
+    }
+}
+
+fn issued(target: &str, ago: u64) -> String {
+    tokens::minter(tokens::keys()).mint(target, tokens::now() - ago, 420 + ago).unwrap()
+}
+
+#[test]
+fn only_pods_of_the_service_are_reached() {
+    let cluster = Cluster::start("wait = \"100ms\"\n");
+    cluster.synced();
+    cluster.api.set(Endpoint::ready("ida", PODS[0]));
+    eventually("ida's pod", || (cluster.ask(&issued(PODS[0], 0)).status == 200).then_some(()));
+    // It listens and lies in the permitted networks, and still is no pod of the service.
+    let other = cluster.ask(&issued(PODS[1], 60));
+    assert_eq!((other.status, other.error()), (404, "desktop_gone".to_owned()));
+    assert_eq!(cluster.site.pods[1].seen().len(), 0);
+}
+
+#[test]
+fn a_name_is_found_in_the_slices_without_dns() {
+    let cluster = Cluster::start("");
+    cluster.synced();
+    cluster.api.set(Endpoint::ready("ida", PODS[0]));
+    let name = "pod-ida.desktop.abcdesktop.svc.cluster.local";
+    eventually("ida's pod", || (cluster.ask(&issued(name, 0)).status == 200).then_some(()));
+}
+
+#[test]
+fn a_token_does_not_reach_the_next_owner_of_its_address() {
+    let cluster = Cluster::start("wait = \"100ms\"\n");
+    cluster.synced();
+    cluster.api.set(Endpoint::ready("ida", PODS[0]));
+    // A token from before the first look at the API is refused, so the first good one is kept.
+    let ida = cluster.welcome(PODS[0]);
+    let mut tunnel = cluster.site.websocket(&format!("/websockify?{ida}"));
+    tunnel.send("ida".into()).unwrap();
+    assert_eq!(tunnel.read().unwrap(), "ida".into());
+    // Her pod ends, and its address is given to bob's.
+    cluster.api.set(Endpoint::terminating("ida", PODS[0]));
+    cluster.api.set(Endpoint::ready("bob", PODS[0]));
+    let bob = cluster.welcome(PODS[0]);
+    let refused = cluster.ask(&ida);
+    assert_eq!((refused.status, refused.error()), (401, "unauthorized".to_owned()));
+    let line = eventually("its line", || {
+        cluster.site.gateway.access("/filer").pop().filter(|line| line["status"] == 401)
+    });
+    let reason = line["reason"].as_str().unwrap();
+    // Which of the two depends on how sure the gateway is of the moment of the change.
+    assert!(["desktop_reused", "desktop_ambiguous"].contains(&reason), "{line}");
+    // Her tunnel ends with her pod: within a second of it, since the address has another owner.
+    let gone = Instant::now();
+    cluster.api.remove("ida");
+    let end = loop {
+        match tunnel.read() {
+            Ok(tokio_tungstenite::tungstenite::Message::Close(frame)) => break frame.unwrap(),
+            Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!((u16::from(end.code), end.reason.as_str()), (4404, "{\"reason\":\"desktop_gone\"}"));
+    assert!(gone.elapsed() < Duration::from_secs(3), "{:?}", gone.elapsed());
+    assert_eq!(cluster.ask(&bob).status, 200);
+    assert_eq!(cluster.ask(&ida).status, 401);
+}
+
+#[test]
+fn a_request_waits_for_a_pod_that_is_not_ready_and_is_released_by_the_event() {
+    let cluster = Cluster::start("");
+    cluster.synced();
+    cluster.api.set(Endpoint::ready("bob", PODS[1]));
+    cluster.welcome(PODS[1]);
+    cluster.api.set(Endpoint::not_ready("ida", PODS[0]));
+    let token = issued(PODS[0], 0);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| cluster.ask(&token));
+        let upgrade = scope.spawn(|| cluster.site.websocket(&format!("/websockify?{token}")));
+        assert_eq!(cluster.site.pods[0].seen().len(), 0);
+        cluster.api.set(Endpoint::ready("ida", PODS[0]));
+        assert_eq!(waiting.join().unwrap().status, 200);
+        let mut tunnel = upgrade.join().unwrap();
+        tunnel.send("up".into()).unwrap();
+        assert_eq!(tunnel.read().unwrap(), "up".into());
+    });
+}
+
+#[test]
+fn a_pod_that_stays_unready_is_503_and_a_page_that_tries_again() {
+    let cluster = Cluster::start("wait = \"200ms\"\n");
+    cluster.synced();
+    cluster.api.set(Endpoint::not_ready("ida", PODS[0]));
+    let token = issued(PODS[0], 0);
+    let answer = eventually("it is known", || {
+        let answer = cluster.ask(&token);
+        (answer.status == 503).then_some(answer)
+    });
+    assert_eq!(answer.error(), "desktop_not_ready");
+    assert!(answer.header("retry-after").is_some());
+    let page = cluster
+        .site
+        .get("/filer", &format!("ABCAuthorization: {token}\r\nSec-Fetch-Mode: navigate\r\n"));
+    assert!(page.text().contains("http-equiv=\"refresh\""), "{page:?}");
+    cluster.api.set(Endpoint::terminating("ida", PODS[0]));
+    eventually("it ends", || (cluster.ask(&token).error() == "desktop_ending").then_some(()));
+}
+
+#[test]
+fn where_the_api_forbids_it_dns_serves_and_that_is_said_loudly() {
+    let api = FakeApi::start();
+    api.fail(Fault::Status(403));
+    let cluster = Cluster::with(api, "");
+    eventually("a fallback", || (cluster.ask(&issued(PODS[0], 0)).status == 200).then_some(()));
+    let line = cluster.site.gateway.wait_for_line("forbids to list endpointslices");
+    assert!(line.contains("WARN"), "{line}");
+}
+
+#[test]
+fn without_a_fallback_nothing_unknown_is_reached() {
+    let api = FakeApi::start();
+    api.fail(Fault::Status(403));
+    let cluster = Cluster::with(api, "fallback = \"none\"\nwait = \"100ms\"\n");
+    let answer = cluster.ask(&issued(PODS[0], 0));
+    assert_eq!((answer.status, answer.error()), (503, "desktops_unknown".to_owned()));
+    assert_eq!(cluster.site.pods[0].seen().len(), 0);
+}
+
+#[test]
+fn a_table_of_the_configuration_names_the_desktops() {
+    let text = format!("[discovery]\nmode = \"static\"\n[discovery.pods]\nida = \"{}\"\n", PODS[0]);
+    let site = Site::configured(&text);
+    let status = |target: &str| {
+        let token = tokens::valid(target);
+        site.get("/filer", &format!("ABCAuthorization: {token}\r\n")).status
+    };
+    assert_eq!(status(PODS[0]), 200);
+    assert_eq!(status("ida.desktop.abcdesktop.svc.cluster.local"), 200);
+    assert_eq!(status(PODS[1]), 404);
+    assert_eq!(status("bob.desktop.abcdesktop.svc.cluster.local"), 404);
+}
