@@ -18,7 +18,7 @@ NOVNC := target/tools/node_modules/@novnc/novnc
 
 demo:
 	scripts/setup build demo
-	$(CARGO) run --locked -- demo --novnc $(NOVNC)
+	$(CARGO) run --locked -- demo --novnc $(NOVNC) --admin 127.0.0.1:9180
 
 test:
 	scripts/setup build test

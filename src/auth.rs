@@ -39,7 +39,7 @@ pub use cache::CacheLimits;
 pub use error::{Error, Flaw};
 pub use explain::Step;
 pub use jwt::install_provider;
-pub use keys::{KeyError, KeyFault, KeyFile, PayloadKeys, SigningKeys};
+pub use keys::{KeyError, KeyFacts, KeyFault, KeyFile, PayloadKeys, SigningKeys};
 pub use target::{DesktopAddress, DesktopName, PolicyError, Target, TargetPolicy};
 pub use token::{Fingerprint, Token};
 
@@ -133,6 +133,19 @@ impl Authenticator {
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
         self.policy.permits(address)
+    }
+
+    /// What may be told of the keys in use.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyFacts> {
+        let keys = self.keys.load();
+        keys.signing.facts().chain(keys.payload.facts()).collect()
+    }
+
+    /// Tokens remembered, look-ups that found one, and look-ups that did not.
+    #[must_use]
+    pub fn cache_figures(&self) -> (u64, u64, u64) {
+        self.cache.figures()
     }
 
     /// What the keys in use are, one line per key, for logs: sizes, forms and public digests.

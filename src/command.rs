@@ -17,6 +17,7 @@ mod keygen;
 mod routes;
 mod run;
 mod token;
+mod top;
 
 /// `EX_USAGE` of sysexits(3): the command line or the configuration is wrong.
 const EXIT_USAGE: u8 = 64;
@@ -52,6 +53,8 @@ enum Command {
     Token(token::Command),
     /// Print the route table as Markdown.
     Routes(ConfigArgument),
+    /// Show a running instance in the terminal: requests, tunnels, their traffic.
+    Top(top::Arguments),
     /// Ask a running instance whether it answers; for container health checks.
     Health(health::Arguments),
     /// Print completions for a shell.
@@ -138,6 +141,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::Token(command) => token::token(&command),
         Command::Routes(config) => routes::routes(&config),
+        Command::Top(arguments) => Ok(top::top(&arguments)?),
         Command::Health(arguments) => health::health(&arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -90,6 +90,8 @@ pub struct Config {
     pub dns: Dns,
     /// Sockets of tunnels.
     pub tunnel: Sockets,
+    /// The operators' interface.
+    pub admin: Admin,
     /// Named header sets, which rows choose from.
     pub headers: BTreeMap<String, HeaderSet>,
     /// The routes, in file order.
@@ -212,6 +214,20 @@ pub struct Server {
     pub handover: Option<PathBuf>,
     /// Idle connections to upstreams that are kept, per worker.
     pub upstream_keepalive: usize,
+}
+
+/// The operators' interface.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Addresses of its listeners.
+    pub listen: Vec<SocketAddr>,
+    /// File with the token that it asks for.
+    pub token: Option<PathBuf>,
+    /// Path of its Unix socket.
+    pub socket: Option<PathBuf>,
+    /// Names that it may be asked for by, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// Sockets of tunnels, on both sides.
@@ -411,6 +427,7 @@ impl Config {
         [
             ("listen.http", self.listen.http != new.listen.http),
             ("listen.https", self.listen.https != new.listen.https),
+            ("admin", self.admin != new.admin),
             ("discovery", self.discovery != new.discovery),
             ("tls.alpn", self.tls.alpn != new.tls.alpn),
             (

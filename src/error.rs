@@ -92,6 +92,29 @@ impl From<Error> for Box<PingoraError> {
 }
 
 impl Error {
+    /// The reasons that are this room's own, for metrics.
+    pub const OWN_REASONS: [&'static str; 19] = [
+        "bad_request",
+        "body_too_large",
+        "client_gone",
+        "draining",
+        "file_forbidden",
+        "file_unreadable",
+        "head_timeout",
+        "head_too_large",
+        "internal",
+        "invalid_path",
+        "invalid_request",
+        "invalid_upgrade",
+        "method_not_allowed",
+        "method_refused",
+        "no_file",
+        "no_route",
+        "port_refused",
+        "request_timeout",
+        "target_too_long",
+    ];
+
     /// The short, fixed name of a failure, for logs and metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {

@@ -19,6 +19,7 @@
 //! every decision about security is made there. [`server`] composes the rooms.
 #![deny(missing_docs)]
 
+pub mod admin;
 pub mod auth;
 pub mod config;
 #[cfg(feature = "demo")]

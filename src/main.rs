@@ -8,5 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Huge pages hold memory that nobody uses: 18 MB at the start alone. Without the option it works.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     command::main()
 }

@@ -26,7 +26,6 @@ use crate::error::Error;
 use crate::files::Root;
 use crate::respond;
 use crate::route::{Destination, Found, NormalPath, Table};
-use crate::telemetry::Reloads;
 use crate::telemetry::access_log::InFlight;
 use crate::transport::SocketPolicy;
 use crate::tunnel::ends::End;
@@ -66,6 +65,8 @@ pub struct Rooms {
     pub listen: Listen,
     /// How the sockets of tunnels are set.
     pub sockets: SocketPolicy,
+    /// When the keys in use were loaded, in Unix seconds.
+    pub keys_since: u64,
     /// What the rooms that remember something were built from.
     pub marks: Marks,
 }
@@ -89,21 +90,13 @@ pub struct Gateway {
     pub desktops: Desktops,
     /// The open tunnels.
     pub tunnels: Registry,
-    /// What became of reloads.
-    pub reloads: Reloads,
 }
 
 impl Gateway {
     /// A gateway with these rooms.
     #[must_use]
-    pub fn new(rooms: Rooms, desktops: Desktops, tunnels: Registry) -> Self {
-        Self {
-            rooms: Arc::new(ArcSwap::from_pointee(rooms)),
-            in_flight: InFlight::default(),
-            desktops,
-            tunnels,
-            reloads: Reloads::default(),
-        }
+    pub fn new(rooms: Rooms, desktops: Desktops, tunnels: Registry, in_flight: InFlight) -> Self {
+        Self { rooms: Arc::new(ArcSwap::from_pointee(rooms)), in_flight, desktops, tunnels }
     }
 
     /// Takes new rooms into use.
@@ -189,7 +182,11 @@ impl Rooms {
         if let Some(record) = &mut ctx.record {
             record.token = Some(token.fingerprint());
         }
-        Ok(Some(self.authenticator.authenticate(token, clock::now()).await?))
+        let desktop = self.authenticator.authenticate(token, clock::now()).await?;
+        if let Some(record) = &ctx.record {
+            record.accepted();
+        }
+        Ok(Some(desktop))
     }
 
     /// What is behind a plan's route.

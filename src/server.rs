@@ -4,10 +4,11 @@
 //! exactly that and stops there. [`run`] listens: the connections are served by workers, one thread
 //! and one runtime each, and the calling thread keeps what is not a request (signals, drain).
 
-use std::io;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
+use std::time::Instant;
+use std::{fs, io, thread};
 
 use pingora::server::configuration::ServerConf;
 use tokio::runtime::{Builder, Runtime};
@@ -15,13 +16,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::config::Config;
-use crate::proxy::{Gateway, clock};
-use crate::tls::{Acceptor, SettingsError};
+use crate::admin::{self, Token};
+use crate::auth;
+use crate::config::{Admin, Config, Layered};
+use crate::error::Error;
+use crate::proxy::{Gateway, Rooms, clock};
+use crate::telemetry::access_log::InFlight;
+use crate::telemetry::metrics::{Kind, Metrics};
+use crate::tls::{self, Acceptor, Certificates, SettingsError};
+use crate::tunnel::ends::End;
 use crate::tunnel::registry::Registry;
+use crate::upstream;
 
 mod build;
 mod connection;
+mod control;
 mod discovery;
 mod handover;
 mod http2;
@@ -32,11 +41,12 @@ mod reload;
 mod worker;
 
 pub use build::{Built, KeyTexts, build, build_authenticator};
+use control::{Control, Journal};
 use handover::{Offer, Taken};
 use lifecycle::Lifecycle;
 use listeners::{Listeners, Scheme};
 use reload::Reloader;
-pub use reload::{Answer, Load, Source};
+pub use reload::{Load, Source};
 use worker::Worker;
 
 /// Times an idempotent request, or one of which nothing was sent, is tried at most.
@@ -62,6 +72,9 @@ pub enum ListenError {
     /// The sockets of another process cannot be taken, or ours not be offered.
     #[error("server.handover: {0}")]
     Handover(io::Error),
+    /// The operators' interface cannot be set up.
+    #[error("{0}")]
+    Admin(String),
     /// The system gives no thread, or nothing to wait with.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -71,50 +84,41 @@ pub enum ListenError {
 ///
 /// # Errors
 /// If an address cannot be listened on.
-pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), ListenError> {
-    let Built { rooms, tls } = built;
+pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<(), ListenError> {
+    let config = &layered.config;
     let workers = match config.server.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let tls = match tls {
-        Some((certificates, settings)) => {
-            for warning in certificates.warnings(clock::now().wall.as_secs()) {
-                warn!("{warning}");
-            }
-            Some(Acceptor::new(certificates, settings)?)
-        }
-        None => None,
-    };
+    let Built { rooms, tls } = built;
+    let tls = acceptor(tls)?;
     let taken = match &config.server.handover {
         Some(path) => Taken::from(path).map_err(ListenError::Handover)?,
         None => None,
     };
     let (given, giver) = taken.map_or_else(Default::default, Taken::split);
-    let listeners = Listeners::bind(&addresses(&config, tls.is_some()), workers, given)?;
-    for line in rooms.authenticator.describe_keys() {
-        info!(key = line, "key loaded");
-    }
-    let control = runtime(1)?;
-    let tunnels = Registry::default();
-    let desktops = control.block_on(async { discovery::start(&config, &tunnels) });
-    let gateway = Gateway::new(rooms, desktops, tunnels);
-    let conf = Arc::new(server_conf(&config, workers));
-    let (accepting, accepts) = watch::channel(true);
-    let (leaving, leaves) = watch::channel(false);
+    let listeners = Listeners::bind(&addresses(config, tls.is_some()), workers, given)?;
     let copies = match &config.server.handover {
         Some(_) => listeners.copies().map_err(ListenError::Handover)?,
         None => Vec::new(),
     };
+    let admin = admin_listeners(config, giver.is_some())?;
+    for line in rooms.authenticator.describe_keys() {
+        info!(key = line, "key loaded");
+    }
+    let control = runtime(1)?;
+    let in_flight = InFlight::default();
+    name_counters(in_flight.metrics(), &rooms);
+    let tunnels = Registry::counting(in_flight.metrics().clone());
+    let desktops = control.block_on(async { discovery::start(config, &tunnels) });
+    let gateway = Gateway::new(rooms, desktops, tunnels, in_flight);
+    let (accepting, accepts) = watch::channel(true);
+    let (leaving, leaves) = watch::channel(false);
+    let conf = Arc::new(server_conf(config, workers));
     for (index, sockets) in listeners.sockets.into_iter().enumerate() {
-        let worker = Worker {
-            sockets,
-            gateway: gateway.clone(),
-            conf: Arc::clone(&conf),
-            accepting: accepts.clone(),
-            leaving: leaves.clone(),
-            tls: tls.clone(),
-        };
+        let (gateway, tls, conf) = (gateway.clone(), tls.clone(), Arc::clone(&conf));
+        let (accepting, leaving) = (accepts.clone(), leaves.clone());
+        let worker = Worker { sockets, tls, gateway, conf, accepting, leaving };
         let runtime = runtime(BLOCKING_THREADS)?;
         let name = format!("worker-{index}");
         let start = thread::Builder::new().name(name).spawn(move || worker.serve(&runtime));
@@ -123,29 +127,81 @@ pub fn run(built: Built, config: Config, source: Option<Source>) -> Result<(), L
     for (scheme, address) in &listeners.addresses {
         info!(%address, scheme = scheme.name(), "listening");
     }
-    let handover = config.server.handover.clone();
-    let lifecycle =
-        Lifecycle { gateway: gateway.clone(), accepting, leaving, server: config.server.clone() };
     control.block_on(async {
         if let Some(giver) = giver {
             giver.served();
         }
+        let (asks, asked) = mpsc::channel(1);
+        let journal = Arc::new(Journal::new(layered));
+        let control = Control {
+            gateway: gateway.clone(),
+            tls: tls.clone(),
+            journal: Arc::clone(&journal),
+            asks,
+            started: Instant::now(),
+            node: config.server.node_name.clone(),
+        };
+        tokio::spawn(admin::sample(gateway.in_flight.metrics().clone()));
+        let operators = tokio::spawn(admin::serve(admin, Arc::new(control))).abort_handle();
         if let Some(source) = source {
-            let reloader = Reloader { gateway, tls, source, current: config };
             let hup = signal(SignalKind::hangup()).map_err(ListenError::Thread)?;
-            let (_asks, asked) = mpsc::channel(1);
+            let (gateway, current) = (gateway.clone(), config.clone());
+            let reloader = Reloader { gateway, tls, source, current, journal };
             tokio::spawn(reloader.run(hup, asked));
         }
-        let offer = match &handover {
+        let offer = match &config.server.handover {
             Some(path) => Some(Offer::at(path, copies).map_err(ListenError::Handover)?),
             None => None,
         };
-        lifecycle.run(offer).await;
+        let server = config.server.clone();
+        Lifecycle { gateway, accepting, leaving, operators, server }.run(offer).await;
         Ok::<_, ListenError>(())
     })?;
     info!("stopped");
     // The process ends with this thread; what its workers still have is past its time.
     Ok(())
+}
+
+fn acceptor(tls: Option<(Certificates, tls::Settings)>) -> Result<Option<Acceptor>, ListenError> {
+    let Some((certificates, settings)) = tls else { return Ok(None) };
+    for warning in certificates.warnings(clock::now().wall.as_secs()) {
+        warn!("{warning}");
+    }
+    Ok(Some(Acceptor::new(certificates, settings)?))
+}
+
+/// Tells the counters which names there are; what they do not know is counted as `other`.
+fn name_counters(metrics: &Metrics, rooms: &Rooms) {
+    metrics.add_routes(rooms.table.iter().map(|route| &*route.name));
+    metrics.add_reasons(Kind::Auth, auth::Error::REASONS);
+    metrics.add_reasons(Kind::Upstream, upstream::Error::ALL.iter().map(upstream::Error::reason));
+    metrics.add_reasons(Kind::End, End::ALL.iter().map(|end| end.reason()));
+    metrics.add_reasons(Kind::Failure, Error::OWN_REASONS);
+}
+
+/// The sockets of the operators' interface; another process that hands over still has its own.
+fn admin_listeners(config: &Config, shared: bool) -> Result<admin::Listeners, ListenError> {
+    let Admin { listen, token, socket, hosts } = &config.admin;
+    let token = match token {
+        Some(path) => {
+            let wrong = |error: &dyn Display| {
+                ListenError::Admin(format!("admin.token: {}: {error}", path.display()))
+            };
+            let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
+            Some(Token::new(&text).map_err(|error| wrong(&error))?)
+        }
+        None => None,
+    };
+    let mut admin = admin::Listeners::new(token, hosts.clone());
+    for address in listen {
+        let wrong = |error| ListenError::Address { address: *address, error };
+        let bound = listeners::single(*address, shared).map_err(wrong)?;
+        admin.tcp(bound).map_err(wrong)?;
+    }
+    if let Some(path) = socket {
+        admin.unix(path).map_err(|error| ListenError::Admin(error.to_string()))?;
+    }
+    Ok(admin)
 }
 
 fn addresses(config: &Config, tls: bool) -> Vec<(Scheme, SocketAddr)> {

@@ -1,9 +1,8 @@
 //! Log set-up: one line per event on standard output, written by a thread of its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, WorkerGuard};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -13,6 +12,10 @@ use crate::config::{Level, Log, LogFormat};
 
 pub mod access_log;
 mod combined;
+pub mod metrics;
+
+/// Counts dropped lines.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// The handle of the level in use.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -22,37 +25,10 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 #[must_use]
 pub struct Flush(#[expect(dead_code, reason = "held for its Drop")] WorkerGuard);
 
-/// Counts reloads of the configuration.
-#[derive(Clone, Debug, Default)]
-pub struct Reloads(Arc<ReloadCounts>);
-
-#[derive(Debug, Default)]
-struct ReloadCounts {
-    taken: AtomicU64,
-    refused: AtomicU64,
-    /// Whether the last one was refused.
-    last_refused: AtomicBool,
-}
-
-impl Reloads {
-    /// Counts one more.
-    pub fn note(&self, taken: bool) {
-        let count = if taken { &self.0.taken } else { &self.0.refused };
-        count.fetch_add(1, Ordering::Relaxed);
-        self.0.last_refused.store(!taken, Ordering::Relaxed);
-    }
-
-    /// How many were taken into use, and how many refused.
-    #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        (self.0.taken.load(Ordering::Relaxed), self.0.refused.load(Ordering::Relaxed))
-    }
-
-    /// Whether the last one was taken into use, or there was none.
-    #[must_use]
-    pub fn last_successful(&self) -> bool {
-        !self.0.last_refused.load(Ordering::Relaxed)
-    }
+/// Lines that were dropped because nobody read them fast enough.
+#[must_use]
+pub fn lines_dropped() -> u64 {
+    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
 /// Changes the level while running; nothing happens unless [`start`] has been called.
@@ -67,6 +43,8 @@ pub fn set_level(level: Level) {
 /// so that a stalled reader of standard output never stalls a request.
 pub fn start(log: &Log) -> Flush {
     let (writer, guard) = NonBlocking::new(std::io::stdout());
+    // A second start in one process keeps the first.
+    drop(DROPPED.set(writer.error_counter()));
     let (filter, handle) = reload::Layer::new(filter(log.level));
     let registry = tracing_subscriber::registry().with(filter);
     let started = match log.format {

@@ -75,9 +75,26 @@ pub enum Error {
 }
 
 impl Error {
+    /// Every failure, for metrics.
+    pub const ALL: [Self; 13] = [
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::DesktopAmbiguous,
+        Self::DesktopEnding,
+        Self::DesktopGone,
+        Self::DesktopNotReady,
+        Self::DesktopReused,
+        Self::DesktopsUnknown,
+        Self::InvalidResponse,
+        Self::NameFailed,
+        Self::NameTimeout,
+        Self::NoSuchName,
+        Self::ResponseTimeout,
+    ];
+
     /// Fixed name for logs and metrics.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> &'static str {
         match self {
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",

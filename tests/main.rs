@@ -14,6 +14,8 @@
 
 mod support;
 
+/// What operators see and can do.
+mod admin;
 /// Which room of the source may import which.
 mod architecture;
 /// Which token opens which pod, and the one answer to all others.

@@ -4,6 +4,7 @@
 //! since an answer given to the wrong token would be somebody else's desktop.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::{Cache as QuickCache, EntryAction, EntryResult};
@@ -51,6 +52,8 @@ pub(super) struct Cache {
     desktops: QuickCache<Digest, Entry>,
     /// Apart, so that a flood of bad tokens cannot push good ones out.
     refusals: QuickCache<Digest, Refusal>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -82,6 +85,8 @@ impl Cache {
         Self {
             desktops: QuickCache::new(limits.entries),
             refusals: QuickCache::new(limits.entries / 8),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         }
     }
 
@@ -95,8 +100,10 @@ impl Cache {
     ) -> Result<Arc<Desktop>, Error> {
         // The usual case takes a read lock only.
         if let Some(entry) = self.desktops.get(digest).filter(|entry| entry.serves(moment)) {
+            self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(entry.desktop);
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
         self.recall_refusal(digest, moment)?;
 
         let entry = self.desktops.entry_async(digest, |_, entry| {
@@ -129,6 +136,13 @@ impl Cache {
                 Err(error)
             }
         }
+    }
+
+    /// Desktops remembered, look-ups that found one, and look-ups that did not.
+    pub(super) fn figures(&self) -> (u64, u64, u64) {
+        let (hits, misses) =
+            (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed));
+        (self.desktops.len() as u64, hits, misses)
     }
 
     /// Forgets everything.

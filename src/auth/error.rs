@@ -47,9 +47,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// Every value of [`reason`](Self::reason).
+    pub const REASONS: [&'static str; 12] = [
+        "missing",
+        "too_long",
+        "malformed",
+        "algorithm",
+        "unsupported_header",
+        "bad_signature",
+        "expired",
+        "not_yet_valid",
+        "bad_claims",
+        "missing_hash",
+        "bad_seal",
+        "outside_policy",
+    ];
+
     /// A short stable word for metrics and structured logs.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
             Self::TooLong => "too_long",

@@ -129,9 +129,12 @@ pub(super) struct Rs256<'a>(&'a str);
 impl Rs256<'_> {
     /// Tries the signing keys in order. A bad token costs one verification per key.
     pub(super) fn verify(self, keys: &SigningKeys) -> Result<SignedClaims, Error> {
-        for key in keys.iter() {
+        for (key, facts) in keys.iter() {
             match jsonwebtoken::decode::<Claims>(self.0, key, &VALIDATION) {
-                Ok(token) => return Ok(SignedClaims(token.claims)),
+                Ok(token) => {
+                    facts.use_once();
+                    return Ok(SignedClaims(token.claims));
+                }
                 Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
                 Err(error) if *error.kind() == ErrorKind::InvalidAlgorithm => {
                     return Err(Error::Algorithm);

@@ -9,6 +9,7 @@ mod error;
 mod payload;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY};
@@ -90,8 +91,13 @@ impl SigningKeys {
         self.0.iter().map(|key| key.facts.to_string()).collect()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &DecodingKey> {
-        self.0.iter().map(|key| &key.key)
+    /// What may be told of each key.
+    pub(super) fn facts(&self) -> impl Iterator<Item = KeyFacts> {
+        self.0.iter().map(|key| key.facts.told("signing"))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&DecodingKey, &Facts)> {
+        self.0.iter().map(|key| (&key.key, &key.facts))
     }
 }
 
@@ -102,11 +108,26 @@ impl fmt::Debug for SigningKeys {
 }
 
 /// What may be told about a key.
-struct Facts {
+pub(super) struct Facts {
     bits: usize,
     label: Label,
     /// SHA-256 of the public key in SPKI form, in hex.
     digest: String,
+    /// Tokens that this key has verified or opened.
+    used: AtomicU64,
+}
+
+/// What may be told about a key in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// `signing` or `payload`.
+    pub kind: &'static str,
+    /// Size of the modulus in bits.
+    pub bits: usize,
+    /// SHA-256 of the public key in SPKI form, in hex.
+    pub digest: String,
+    /// Tokens that it has verified or opened since it was loaded.
+    pub used: u64,
 }
 
 impl Facts {
@@ -117,7 +138,18 @@ impl Facts {
             bits: bits(key),
             label,
             digest: digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+            used: AtomicU64::new(0),
         })
+    }
+
+    /// Counts a token that the key was right for.
+    pub(super) fn use_once(&self) {
+        self.used.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn told(&self, kind: &'static str) -> KeyFacts {
+        let used = self.used.load(Ordering::Relaxed);
+        KeyFacts { kind, bits: self.bits, digest: self.digest.clone(), used }
     }
 
     fn refuse_published(&self, allowed: bool) -> Result<(), KeyFault> {
@@ -130,7 +162,7 @@ impl Facts {
 
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bits, label, digest } = self;
+        let Self { bits, label, digest, .. } = self;
         write!(f, "RSA {bits}, {label}, sha256:{digest:.12}…")
     }
 }

@@ -51,7 +51,10 @@ pub(super) fn open<T>(
             continue;
         }
         match accept(&text) {
-            Ok(accepted) => return Ok(accepted),
+            Ok(accepted) => {
+                key.use_once();
+                return Ok(accepted);
+            }
             Err(error) => refusal = error,
         }
     }

@@ -22,6 +22,9 @@ pub(super) struct Arguments {
     /// Address to serve on.
     #[arg(long, default_value = "127.0.0.1:30443")]
     listen: SocketAddr,
+    /// Address of the operators' dashboard; none if it is not given.
+    #[arg(long)]
+    admin: Option<SocketAddr>,
     /// Folder of the npm package @novnc/novnc.
     #[arg(long, value_name = "DIR")]
     novnc: Option<PathBuf>,
@@ -49,7 +52,7 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let options = Options { novnc: arguments.novnc.clone(), token_life: arguments.token_life };
     let standins = runtime.block_on(Standins::start(options, Arc::new(MemoryKeys(minter))))?;
-    let layered = Config::from_text("demo", &configuration(arguments.listen, &standins))?;
+    let layered = Config::from_text("demo", &configuration(arguments, &standins))?;
     let texts = KeyTexts {
         signing: vec![("demo".into(), Zeroizing::new(keys.signing_public.into_bytes()))],
         payload: vec![("demo".into(), Zeroizing::new(keys.payload_private.as_bytes().to_vec()))],
@@ -61,19 +64,22 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
         "deskgate demo: open http://localhost:{}/ and choose a user. Ctrl-C ends it.\n",
         arguments.listen.port()
     ))?;
-    server::run(built, layered.config, None).map_err(Failure::other)
+    server::run(built, &layered, None).map_err(Failure::other)
 }
 
 /// The shipped configuration with the stand-ins behind it.
-fn configuration(listen: SocketAddr, standins: &Standins) -> String {
+fn configuration(arguments: &Arguments, standins: &Standins) -> String {
     let upstream = |name: &str, address: SocketAddr| {
         format!("[upstreams.{name}]\nhost = \"{}\"\nport = {}\n", address.ip(), address.port())
     };
     let cidrs: Vec<_> =
         standins.desktops.iter().map(|desktop| format!("\"{}/32\"", desktop.address)).collect();
     let ports = &standins.ports;
+    let listen = arguments.listen;
+    let admin = arguments.admin.map(|address| format!("\"{address}\"")).unwrap_or_default();
     [
-        format!("[listen]\nhttp = [\"{listen}\"]\n[log]\nformat = \"combined\"\n"),
+        format!("[admin]\nlisten = [{admin}]\n"),
+        format!("[listen]\nhttp = [\"{listen}\"]\nhttps = []\n[log]\nformat = \"combined\"\n"),
         format!("[desktop]\ncidrs = [{}]\n[desktop.ports]\n", cidrs.join(", ")),
         format!("vnc = {}\nspawner = {}\nfiler = {}\n", ports.vnc, ports.spawner, ports.filer),
         format!("terminals = {}\nbroadcast = {}\n", ports.terminals, ports.broadcast),

@@ -17,5 +17,5 @@ pub(super) fn run(argument: &ConfigArgument) -> Result<(), Failure> {
     let file = argument.config.clone();
     let path = file.clone();
     let load = Box::new(move || Config::load(path.as_deref(), &env::Process));
-    server::run(built, layered.config, Some(Source { file, load })).map_err(Failure::other)
+    server::run(built, &layered, Some(Source { file, load })).map_err(Failure::other)
 }

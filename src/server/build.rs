@@ -133,6 +133,9 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
                     user_timeout: config.tunnel.user_timeout,
                     keepalive: config.tunnel.keepalive,
                 },
+                keys_since: old
+                    .filter(|old| old.marks.auth == marks.auth)
+                    .map_or_else(|| clock::now().wall.as_secs(), |old| old.keys_since),
                 marks,
             };
             Ok(Built { rooms, tls })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
@@ -31,6 +32,8 @@ pub(super) struct Lifecycle {
     pub(super) accepting: watch::Sender<bool>,
     /// Tells the connections that the process is about to end.
     pub(super) leaving: watch::Sender<bool>,
+    /// The operators' interface.
+    pub(super) operators: AbortHandle,
     pub(super) server: Server,
 }
 
@@ -65,6 +68,8 @@ impl Lifecycle {
         let in_flight = &self.gateway.in_flight;
         self.leave();
         self.stop_accepting();
+        // Probes and operators are for the process that has taken over.
+        self.operators.abort();
         info!(under_way = in_flight.count(), limit = ?self.server.retire, "retired");
         tokio::select! {
             () = until(Instant::now() + self.server.retire, || in_flight.count() == 0) => {}

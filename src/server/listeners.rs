@@ -93,6 +93,19 @@ impl Listeners {
     }
 }
 
+/// A listening socket for one thread.
+///
+/// # Errors
+/// If the address is taken, unless by a process that hands over, or may not be used.
+pub(super) fn single(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    if !shared {
+        drop(socket(address, false)?);
+    }
+    let socket = socket(address, true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 fn socket(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
     let socket =
         socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;

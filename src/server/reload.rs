@@ -8,17 +8,20 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::build::{Built, KeyTexts, build};
+use super::control::Journal;
 use crate::config::{Config, Fault, Layered};
 use crate::proxy::{Gateway, clock};
 use crate::tls::Acceptor;
+use crate::tunnel::ends::End;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -50,19 +53,21 @@ pub(super) struct Reloader {
     pub(super) source: Source,
     /// The configuration in use.
     pub(super) current: Config,
+    /// What operators are told.
+    pub(super) journal: Arc<Journal>,
 }
 
 impl Reloader {
     /// Serves SIGHUP, requests and changes of files for ever.
-    pub(super) async fn run(mut self, mut hup: Signal, mut asked: mpsc::Receiver<Answer>) {
+    pub(super) async fn run(mut self, mut hup: Signal, mut asked: mpsc::Receiver<Ask>) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut loaded = self.stamps();
         let mut seen = self.stamps();
         loop {
-            let answer = tokio::select! {
-                _ = hup.recv() => None,
-                Some(answer) = asked.recv() => Some(answer),
+            let (cause, ask) = tokio::select! {
+                _ = hup.recv() => ("signal", None),
+                Some(ask) = asked.recv() => ("operator", Some(ask)),
                 _ = look.tick() => {
                     let now = self.stamps();
                     // A change is taken once it has stood still from one look to the next.
@@ -71,24 +76,28 @@ impl Reloader {
                     if !settled || seen == loaded {
                         continue;
                     }
-                    None
+                    ("file", None)
                 }
             };
-            let outcome = self.reload();
+            let outcome = self.reload(cause);
             loaded = self.stamps();
-            if let Some(answer) = answer {
+            if let Some(ask) = ask {
                 // Whoever asked may be gone.
-                drop(answer.send(outcome));
+                drop(ask.answer.send(outcome));
             }
         }
     }
 
     /// Builds the state anew and swaps it in, or leaves everything as it is.
-    fn reload(&mut self) -> Result<(), Vec<Fault>> {
+    fn reload(&mut self, cause: &str) -> Result<(), Vec<Fault>> {
+        let metrics = self.gateway.in_flight.metrics().clone();
+        let cut = || self.gateway.tunnels.totals().closed.get(End::Shutdown as usize - 1).copied();
+        let cut_before = cut();
         let outcome = self.build();
         let result = match outcome {
-            Ok((Built { rooms, tls }, config)) => {
-                for key in self.current.fixed_at_start(&config) {
+            Ok((Built { rooms, tls }, layered)) => {
+                let config = &layered.config;
+                for key in self.current.fixed_at_start(config) {
                     warn!(key, "takes effect at the next start");
                 }
                 if let (Some(acceptor), Some((certificates, _))) = (&self.tls, tls) {
@@ -97,9 +106,12 @@ impl Reloader {
                     }
                     acceptor.swap(certificates);
                 }
+                metrics.add_routes(rooms.table.iter().map(|route| &*route.name));
                 self.gateway.swap(rooms);
-                crate::telemetry::set_level(config.log.level);
-                self.current = config;
+                self.journal.settings(&layered);
+                // Tunnels whose relay vanished: nothing here ends one.
+                metrics.tunnels_dropped_by_reload(cut().zip(cut_before).map_or(0, |(a, b)| a - b));
+                self.current = layered.config;
                 info!("configuration reloaded");
                 Ok(())
             }
@@ -110,12 +122,14 @@ impl Reloader {
                 Err(faults)
             }
         };
-        self.gateway.reloads.note(result.is_ok());
+        metrics.reloaded(result.is_ok(), clock::now().wall.as_secs_f64());
+        let faults = result.as_ref().err().into_iter().flatten();
+        self.journal.reloaded(cause, faults.map(ToString::to_string).collect());
         result
     }
 
     /// A state whose files did not change while they were read.
-    fn build(&self) -> Result<(Built, Config), Vec<Fault>> {
+    fn build(&self) -> Result<(Built, Layered), Vec<Fault>> {
         const TRIES: usize = 3;
         let mut tries = 0;
         loop {
@@ -125,7 +139,7 @@ impl Reloader {
             tries += 1;
             if self.stamps() == before || tries == TRIES {
                 let built = build(&layered, &keys, Some(&self.gateway.rooms()))?;
-                return Ok((built, layered.config));
+                return Ok((built, layered));
             }
         }
     }
@@ -148,5 +162,9 @@ impl Reloader {
     }
 }
 
-/// Where the outcome of a reload goes that somebody asked for.
-pub type Answer = tokio::sync::oneshot::Sender<Result<(), Vec<Fault>>>;
+/// A reload that somebody asks for.
+#[derive(Debug)]
+pub(super) struct Ask {
+    /// Where its outcome goes.
+    pub(super) answer: oneshot::Sender<Result<(), Vec<Fault>>>,
+}

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tracing::info;
 
+use super::metrics::Metrics;
 use crate::auth::Fingerprint;
 
 /// nginx's code for "the client left before there was a response".
@@ -18,6 +19,7 @@ pub struct InFlight {
     count: Arc<AtomicUsize>,
     leaving: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
+    metrics: Metrics,
 }
 
 impl InFlight {
@@ -25,7 +27,13 @@ impl InFlight {
     #[must_use]
     pub fn enter(&self) -> Entered {
         self.count.fetch_add(1, Ordering::Relaxed);
-        Entered(Arc::clone(&self.count))
+        Entered { count: Arc::clone(&self.count), metrics: self.metrics.clone() }
+    }
+
+    /// Where requests are counted when they have ended.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// How many there are.
@@ -59,11 +67,14 @@ impl InFlight {
 
 /// One request or tunnel under way.
 #[derive(Debug)]
-pub struct Entered(Arc<AtomicUsize>);
+pub struct Entered {
+    count: Arc<AtomicUsize>,
+    metrics: Metrics,
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -104,6 +115,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Notes that its token was accepted.
+    pub fn accepted(&self) {
+        self.under_way.metrics.token_accepted();
+    }
+
     /// The record of a request that begins now and of which nothing is known yet.
     #[must_use]
     pub fn empty(client: Option<IpAddr>, under_way: Entered) -> Self {
@@ -132,6 +148,7 @@ impl Drop for Record {
         let client = self.client.map(|address| address.to_string()).unwrap_or_default();
         let token = self.token.map(|fingerprint| fingerprint.to_string()).unwrap_or_default();
         let duration = self.start.elapsed().as_secs_f64();
+        self.under_way.metrics.request(&self.route, self.status, duration, self.reason);
         info!(
             target: "access",
             client,

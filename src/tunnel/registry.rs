@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ends::End;
+use crate::telemetry::metrics::Metrics;
 
 const SHARDS: usize = 64;
 
@@ -207,6 +208,7 @@ struct Shared {
     opened: AtomicU64,
     len: AtomicUsize,
     emptied: Notify,
+    metrics: Metrics,
 }
 
 /// Every live tunnel. Clones are the same registry.
@@ -215,7 +217,16 @@ pub struct Registry(Arc<Shared>);
 
 impl Default for Registry {
     fn default() -> Self {
+        Self::counting(Metrics::default())
+    }
+}
+
+impl Registry {
+    /// An empty registry; what is opened and measured is counted there.
+    #[must_use]
+    pub fn counting(metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
+            metrics,
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             opened: AtomicU64::new(0),
@@ -251,6 +262,7 @@ impl Registry {
             live.deadline.store(live.since_opened(deadline), Relaxed);
         }
         let live = Arc::new(live);
+        self.0.metrics.tunnel_opened(&live.info.route);
         self.0.len.fetch_add(1, Relaxed);
         if let Some(shard) = self.shard(&live.info.pod) {
             lock(shard).live.insert(live.id, Arc::clone(&live));
@@ -417,6 +429,7 @@ impl Tunnel {
 
     /// Notes the time between a ping and its pong.
     pub(super) fn answered(&self, rtt: Duration) {
+        self.registry.0.metrics.tunnel_rtt(rtt.as_secs_f64());
         let rtt = u64::try_from(rtt.as_micros()).unwrap_or(NONE - 1);
         self.live.rtt.store(rtt, Relaxed);
     }

@@ -224,6 +224,7 @@ fn completed(text: &str, dir: &Path, address: SocketAddr) -> String {
     let mut config: toml::Table = text.parse().unwrap();
     set(&mut config, "listen", "http", vec![address.to_string()].into());
     default(&mut config, "server", "threads", 2.into());
+    default(&mut config, "admin", "listen", toml::Value::Array(Vec::new()));
     default(&mut config, "server", "linger", "0s".into());
     default(&mut config, "server", "drain", "100ms".into());
     default(&mut config, "desktop", "cidrs", vec!["127.0.0.0/8"].into());

@@ -9,7 +9,7 @@ use rsa::pkcs8::EncodePrivateKey;
 use rsa::traits::PublicKeyParts;
 use rsa::{Pkcs1v15Encrypt, RsaPrivateKey, RsaPublicKey};
 
-use super::{Block, Facts, KeyError, KeyFault, KeyFile, bits, load};
+use super::{Block, Facts, KeyError, KeyFacts, KeyFault, KeyFile, bits, load};
 use crate::auth::{random, seal};
 
 /// From this size on aws-lc opens mode B seals, five times faster than the `rsa` crate; it refuses
@@ -35,6 +35,11 @@ impl PayloadKeys {
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         self.0.iter().map(|key| key.facts.to_string()).collect()
+    }
+
+    /// What may be told of each key.
+    pub(in crate::auth) fn facts(&self) -> impl Iterator<Item = KeyFacts> {
+        self.0.iter().map(|key| key.facts.told("payload"))
     }
 
     pub(in crate::auth) fn iter(&self) -> impl Iterator<Item = &PayloadKey> {
@@ -67,6 +72,11 @@ pub(in crate::auth) enum Opener {
 }
 
 impl PayloadKey {
+    /// Counts a token that the key was right for.
+    pub(in crate::auth) fn use_once(&self) {
+        self.facts.use_once();
+    }
+
     fn new(block: &Block, allow_published: bool) -> Result<Self, KeyFault> {
         let (public, opener) = if block.label.is_private() {
             let key = block.private()?;

@@ -222,7 +222,12 @@ fn openssl_keys_are_recognised() {
 #[test]
 fn published_keys_are_refused_by_digest() {
     for known in PUBLISHED {
-        let facts = Facts { bits: 2048, label: Label::Spki, digest: known.to_owned() };
+        let facts = Facts {
+            bits: 2048,
+            label: Label::Spki,
+            digest: known.to_owned(),
+            used: AtomicU64::new(0),
+        };
         assert_eq!(facts.refuse_published(false), Err(KeyFault::Published));
         assert_eq!(facts.refuse_published(true), Ok(()));
     }

@@ -1,0 +1,327 @@
+//! What operators can ask of the running program: the rooms' answers, put together.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use super::reload::Ask;
+use crate::admin::{self, Closing, LogLevel, Operations, Overview, Revocation};
+use crate::config::{Layered, Level};
+use crate::discovery::{Condition, Readiness};
+use crate::proxy::{Gateway, clock};
+use crate::telemetry;
+use crate::telemetry::metrics::{Cache, Discovery, Metrics, State};
+use crate::tls::Acceptor;
+use crate::tunnel::ends::End;
+use crate::tunnel::registry::Snapshot;
+use crate::upstream::desktops::Desktops;
+
+/// Reloads that are remembered.
+const RELOADS: usize = 50;
+
+/// Seconds that one value of a chart stands for, and routes that are told apart in it.
+const STEP: usize = 5;
+const ROUTES: usize = 7;
+
+/// States of discovery, as metrics name them.
+const STATES: &[&str] = &["unsynced", "synced", "degraded", "forbidden"];
+
+/// What changes with a reload, for those who ask.
+#[derive(Debug)]
+pub(super) struct Journal {
+    settings: ArcSwap<Vec<admin::Setting>>,
+    level: ArcSwap<Level>,
+    reloads: Mutex<VecDeque<admin::Reload>>,
+}
+
+impl Journal {
+    /// The settings that the process starts with.
+    pub(super) fn new(layered: &Layered) -> Self {
+        Self {
+            settings: ArcSwap::from_pointee(settings(layered)),
+            level: ArcSwap::from_pointee(layered.config.log.level),
+            reloads: Mutex::default(),
+        }
+    }
+
+    /// Notes that a configuration was taken into use.
+    pub(super) fn settings(&self, layered: &Layered) {
+        self.settings.store(Arc::new(settings(layered)));
+        self.set_level(layered.config.log.level);
+    }
+
+    /// Notes what became of a reload.
+    pub(super) fn reloaded(&self, cause: &str, faults: Vec<String>) {
+        let mut reloads = self.reloads();
+        reloads.truncate(RELOADS - 1);
+        reloads.push_front(admin::Reload {
+            time: clock::now().wall.as_secs_f64(),
+            taken: faults.is_empty(),
+            cause: cause.to_owned(),
+            faults,
+        });
+    }
+
+    fn reloads(&self) -> MutexGuard<'_, VecDeque<admin::Reload>> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_level(&self, level: Level) {
+        telemetry::set_level(level);
+        self.level.store(Arc::new(level));
+    }
+}
+
+fn settings(layered: &Layered) -> Vec<admin::Setting> {
+    let effective = layered.effective().into_iter();
+    let setting = |(key, value, origin): (_, _, _)| admin::Setting {
+        key,
+        value: format!("{value}"),
+        origin: format!("{origin}"),
+    };
+    effective.map(setting).collect()
+}
+
+/// The rooms that answer.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) gateway: Gateway,
+    pub(super) tls: Option<Acceptor>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) started: Instant,
+    pub(super) node: String,
+}
+
+impl Control {
+    fn metrics(&self) -> &Metrics {
+        self.gateway.in_flight.metrics()
+    }
+
+    fn condition(&self) -> Option<Condition> {
+        match &self.gateway.desktops {
+            Desktops::Kubernetes(watched) => Some(watched.pods.status().condition),
+            Desktops::Dns | Desktops::Static(_) => None,
+        }
+    }
+
+    fn certificates(&self) -> Vec<admin::Certificate> {
+        let known = self.tls.iter().flat_map(Acceptor::describe);
+        let certificate = |of: crate::tls::Description| admin::Certificate {
+            name: of.names.first().cloned().unwrap_or(of.file),
+            not_before: of.not_before as f64,
+            not_after: of.not_after as f64,
+        };
+        known.map(certificate).collect()
+    }
+
+    fn desktops(&self, tunnels: &[Snapshot]) -> Vec<admin::Desktop> {
+        let mut open: HashMap<&str, u64> = HashMap::new();
+        for tunnel in tunnels {
+            *open.entry(&tunnel.pod).or_default() += 1;
+        }
+        match &self.gateway.desktops {
+            Desktops::Kubernetes(watched) => {
+                let pods = watched.pods.list().into_iter();
+                let desktop = |pod: crate::discovery::PodView| admin::Desktop {
+                    tunnels: open.get(&*pod.name).copied().unwrap_or_default(),
+                    pod: pod.name.to_string(),
+                    ready: pod.readiness == Readiness::Ready,
+                    state: format!("{:?}", pod.readiness).to_lowercase(),
+                    age: Some(pod.age.as_secs_f64()),
+                };
+                pods.map(desktop).collect()
+            }
+            Desktops::Dns | Desktops::Static(_) => Vec::new(),
+        }
+    }
+}
+
+/// Word for a state of discovery, whether it is as it should be, and the age of what it knows.
+fn told(condition: Condition) -> (&'static str, bool, Option<f64>) {
+    match condition {
+        Condition::Unsynced => ("unsynced", false, None),
+        Condition::Synced { age } => ("synced", true, Some(age.as_secs_f64())),
+        Condition::Degraded { age, .. } => ("degraded", false, Some(age.as_secs_f64())),
+        Condition::Forbidden { age } => ("forbidden", false, age.map(|age| age.as_secs_f64())),
+    }
+}
+
+fn tunnel(of: &Snapshot) -> admin::Tunnel {
+    admin::Tunnel {
+        id: of.id,
+        route: of.route.to_string(),
+        token: of.token.as_deref().map(ToOwned::to_owned),
+        pod: of.pod.to_string(),
+        client: of.client,
+        age: of.age,
+        to_pod: of.to_pod.bytes,
+        to_client: of.to_client.bytes,
+        rtt: of.rtt,
+        last_input: of.last_input,
+        expires_in: of.expires_in,
+        closing: of.closing.map(ToOwned::to_owned),
+    }
+}
+
+impl Operations for Control {
+    fn missing(&self) -> Vec<String> {
+        let leaving = self.gateway.in_flight.is_leaving().then(|| "leaving".to_owned());
+        // What DNS serves meanwhile is degraded by choice.
+        let unsynced = match (&self.gateway.desktops, self.condition()) {
+            (_, Some(Condition::Unsynced)) => true,
+            (Desktops::Kubernetes(watched), Some(Condition::Forbidden { age: None })) => {
+                !watched.falls_back
+            }
+            _ => false,
+        };
+        leaving.into_iter().chain(unsynced.then(|| "discovery".to_owned())).collect()
+    }
+
+    fn metrics(&self) -> String {
+        let totals = self.gateway.tunnels.totals();
+        let mut open: HashMap<Arc<str>, u64> = HashMap::new();
+        for route in self.gateway.rooms().table.iter() {
+            open.insert(Arc::clone(&route.name), 0);
+        }
+        for tunnel in self.gateway.tunnels.list() {
+            *open.entry(tunnel.route).or_default() += 1;
+        }
+        let (entries, hits, misses) = self.gateway.rooms().authenticator.cache_figures();
+        let certificates = self.certificates().into_iter();
+        Control::metrics(self).exposition(State {
+            in_flight: self.gateway.in_flight.count() as u64,
+            draining: self.gateway.in_flight.is_draining(),
+            tunnels_open: open.into_iter().collect(),
+            tunnels_closed: End::ALL.iter().map(|end| end.reason()).zip(totals.closed).collect(),
+            to_pods: totals.to_pod.bytes,
+            to_clients: totals.to_client.bytes,
+            cache: Cache { entries, hits, misses },
+            discovery: self.condition().map(|condition| {
+                let (state, _, age) = told(condition);
+                Discovery { age, state, states: STATES }
+            }),
+            certificates: certificates.map(|of| (of.name, of.not_after)).collect(),
+            log_lines_dropped: telemetry::lines_dropped(),
+        })
+    }
+
+    fn overview(&self) -> Overview {
+        let metrics = Control::metrics(self);
+        let tunnels = self.gateway.tunnels.list();
+        let desktops = self.desktops(&tunnels);
+        let failures = metrics.auth_failures().into_iter();
+        let loaded = self.gateway.rooms().keys_since as f64;
+        Overview {
+            time: clock::now().wall.as_secs_f64(),
+            build: admin::Build {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                revision: String::new(),
+                node: self.node.clone(),
+            },
+            uptime: self.started.elapsed().as_secs_f64(),
+            missing: self.missing(),
+            draining: self.gateway.in_flight.is_draining(),
+            log_level: self.level(),
+            in_flight: self.gateway.in_flight.count() as u64,
+            series: metrics.series(STEP, ROUTES),
+            tokens_accepted: metrics.tokens_accepted(),
+            auth_failures: failures
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| admin::Count { reason, count })
+                .collect(),
+            tunnels_open: tunnels.len() as u64,
+            tunnels: tunnels.iter().map(tunnel).collect(),
+            desktops_known: desktops.len() as u64,
+            desktops,
+            certificates: self.certificates(),
+            keys: self
+                .gateway
+                .rooms()
+                .authenticator
+                .keys()
+                .into_iter()
+                .map(|of| key(of, loaded))
+                .collect(),
+            reloads: self.journal.reloads().iter().cloned().collect(),
+            discovery: self.condition().map(|condition| {
+                let (state, healthy, age) = told(condition);
+                admin::Discovery { state: state.to_owned(), healthy, age }
+            }),
+        }
+    }
+
+    fn tunnels(&self) -> Vec<admin::Tunnel> {
+        self.gateway.tunnels.list().iter().map(tunnel).collect()
+    }
+
+    fn tunnel(&self, id: u64) -> Option<admin::Tunnel> {
+        self.gateway.tunnels.get(id).as_ref().map(tunnel)
+    }
+
+    fn close(&self, id: u64) -> Closing {
+        match self.gateway.tunnels.get(id) {
+            None => Closing::Unknown,
+            Some(_) if self.gateway.tunnels.close(id, End::Operator) => Closing::Told,
+            Some(_) => Closing::Already,
+        }
+    }
+
+    fn revoke(&self, what: &Revocation) -> usize {
+        self.gateway.tunnels.close_where(
+            |info| match what {
+                Revocation::Token(token) => info.token.as_deref() == Some(token),
+                Revocation::Pod(pod) => *info.pod == **pod,
+            },
+            End::Revoked,
+        )
+    }
+
+    fn drain(&self) {
+        self.gateway.in_flight.leave();
+        self.gateway.in_flight.drain();
+    }
+
+    fn level(&self) -> LogLevel {
+        match **self.journal.level.load() {
+            Level::Error => LogLevel::Error,
+            Level::Warn => LogLevel::Warn,
+            Level::Info => LogLevel::Info,
+            Level::Debug => LogLevel::Debug,
+        }
+    }
+
+    fn set_level(&self, level: LogLevel) {
+        self.journal.set_level(match level {
+            LogLevel::Error => Level::Error,
+            LogLevel::Warn => Level::Warn,
+            LogLevel::Info => Level::Info,
+            LogLevel::Debug => Level::Debug,
+        });
+    }
+
+    fn config(&self) -> Vec<admin::Setting> {
+        self.journal.settings.load().to_vec()
+    }
+
+    async fn reload(&self) -> Result<(), Vec<String>> {
+        let (answer, outcome) = oneshot::channel();
+        let gone = || vec!["nothing can be reloaded here".to_owned()];
+        self.asks.send(Ask { answer }).await.map_err(|_| gone())?;
+        let outcome = outcome.await.map_err(|_| gone())?;
+        outcome.map_err(|faults| faults.iter().map(ToString::to_string).collect())
+    }
+}
+
+fn key(of: crate::auth::KeyFacts, loaded: f64) -> admin::Key {
+    admin::Key {
+        key: of.digest.chars().take(12).collect(),
+        kind: of.kind.to_owned(),
+        bits: u32::try_from(of.bits).unwrap_or_default(),
+        loaded,
+        verified: of.used,
+    }
+}
