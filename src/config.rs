@@ -4,7 +4,7 @@
 //! `conf/deskgate.toml`, the operator's file, the environment (see [`env::OVERRIDES`]). What the
 //! values *mean* is checked by building the rooms from them; here they only become types.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -343,7 +343,7 @@ pub struct Discovery {
     /// File with the API's issuer; empty means plain HTTP, for development.
     pub authority: PathBuf,
     /// For `static`: the desktops' names and addresses.
-    pub pods: HashMap<String, IpAddr>,
+    pub pods: BTreeMap<String, IpAddr>,
 }
 
 /// Who is asked for pods.
@@ -400,7 +400,7 @@ pub struct Dns {
     /// Domains for names without a dot; none means the system's.
     pub search: Vec<String>,
     /// Names answered from here, never asked: for development and tests.
-    pub hosts: HashMap<String, Vec<IpAddr>>,
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Wait for one answer of one server.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -428,6 +428,13 @@ impl Config {
             ("listen.http", self.listen.http != new.listen.http),
             ("listen.https", self.listen.https != new.listen.https),
             ("admin", self.admin != new.admin),
+            ("desktop.service", self.desktop.service != new.desktop.service),
+            ("desktop.namespace", self.desktop.namespace != new.desktop.namespace),
+            ("desktop.cluster_domain", self.desktop.cluster_domain != new.desktop.cluster_domain),
+            ("server.linger", self.server.linger != new.server.linger),
+            ("server.drain", self.server.drain != new.server.drain),
+            ("server.retire", self.server.retire != new.server.retire),
+            ("server.handover", self.server.handover != new.server.handover),
             ("discovery", self.discovery != new.discovery),
             ("tls.alpn", self.tls.alpn != new.tls.alpn),
             (

@@ -190,6 +190,12 @@ impl Pods {
         gone.push(Box::new(callback));
     }
 
+    /// Whether the API forbids this service account to look at pods, and never allowed it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.shared.health.is_denied()
+    }
+
     /// Whether the pod is listed. Ask after registering a tunnel for [`Pods::on_gone`]: the pod may
     /// have left before.
     #[must_use]

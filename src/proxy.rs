@@ -31,7 +31,7 @@ use crate::transport::SocketPolicy;
 use crate::tunnel::ends::End;
 use crate::tunnel::registry::{Info, Registry};
 use crate::tunnel::{self, Opening};
-use crate::upstream::desktops::{Desktops, Found as Pod};
+use crate::upstream::desktops::{Desktops, Found as Pod, Wanted};
 use crate::upstream::{self, Upstreams};
 
 mod client;
@@ -78,6 +78,8 @@ pub struct Marks {
     pub auth: [u8; 32],
     /// Of the resolver's.
     pub upstreams: [u8; 32],
+    /// Of the issuers of clients' certificates.
+    pub authorities: [u8; 32],
 }
 
 /// The gateway: the rooms of now, and what outlives them. Clones share everything.
@@ -198,8 +200,8 @@ impl Rooms {
             }
             (_, Some(desktop)) => {
                 let permits = |address| self.authenticator.permits(address);
-                let now = clock::now().wall;
-                desktops.find(&self.upstreams, desktop, plan.port, now, permits).await
+                let wanted = Wanted { desktop, port: plan.port, now: clock::now().wall };
+                desktops.find(&self.upstreams, wanted, permits).await
             }
             (_, None) => Err(upstream::Error::NoSuchName),
         };
@@ -256,6 +258,10 @@ impl Rooms {
         if found.uid.is_some_and(|uid| !gateway.desktops.lists(&uid)) {
             let _told = gateway.tunnels.close(id, End::DesktopGone);
         }
+        // The drain may have looked before it, too.
+        if gateway.in_flight.is_draining() {
+            let _told = gateway.tunnels.close(id, End::Drain);
+        }
         Ok(())
     }
 }
@@ -280,6 +286,9 @@ impl ProxyHttp for Gateway {
         if session.get_keepalive().is_some() {
             let keepalive = listen.keepalive.as_secs().max(1);
             session.set_keepalive((!self.in_flight.is_leaving()).then_some(keepalive));
+        }
+        if session.req_header().version == Version::HTTP_2 {
+            judge_http2(session.req_header(), listen)?;
         }
         session.set_pipelining_enabled(true);
         session.set_read_timeout(Some(listen.read_timeout));
@@ -362,7 +371,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<PingoraError>,
-        _: &mut Context,
+        ctx: &mut Context,
         reused: bool,
     ) -> Box<PingoraError> {
         // pingora's default rule, without writing the peer's address into the error.
@@ -371,6 +380,11 @@ impl ProxyHttp for Gateway {
             error.retry.decide_reuse(reused);
         } else {
             error.set_retry(false);
+        }
+        // Time has passed: whose address this is now is judged anew.
+        if let Some(plan) = &mut ctx.plan {
+            plan.addresses.clear();
+            plan.attempt = 0;
         }
         error
     }
@@ -469,6 +483,20 @@ impl ProxyHttp for Gateway {
     ) -> bool {
         true
     }
+}
+
+/// The limits of a head that `server::connection` holds for HTTP/1.
+fn judge_http2(head: &RequestHeader, listen: &Listen) -> Result<(), Error> {
+    let line = usize::try_from(listen.max_line.as_u64()).unwrap_or(usize::MAX);
+    if head.raw_path().len() > line {
+        return Err(Error::TargetTooLong);
+    }
+    let lines = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    if head.headers.len() > listen.max_headers || lines.max().is_some_and(|longest| longest > line)
+    {
+        return Err(Error::HeadTooLarge);
+    }
+    Ok(())
 }
 
 /// The normalised path and the raw query of a request.

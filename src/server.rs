@@ -7,13 +7,14 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use pingora::server::configuration::ServerConf;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::{self, Token};
@@ -38,19 +39,24 @@ mod lifecycle;
 mod listeners;
 mod proxy_protocol;
 mod reload;
+mod stage;
 mod worker;
 
 pub use build::{Built, KeyTexts, build, build_authenticator};
 use control::{Control, Journal};
-use handover::{Offer, Taken};
+use handover::{Giver, Offer, Socket, Taken};
 use lifecycle::Lifecycle;
 use listeners::{Listeners, Scheme};
 use reload::Reloader;
 pub use reload::{Load, Source};
+use stage::{Stage, Stages};
 use worker::Worker;
 
 /// Times an idempotent request, or one of which nothing was sent, is tried at most.
 const MAX_TRIES: usize = 4;
+
+/// Time for workers to end what is left.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// Threads of a worker for what would block it (files, names); more work waits for one of them.
 const BLOCKING_THREADS: usize = 32;
@@ -112,25 +118,62 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     let tunnels = Registry::counting(in_flight.metrics().clone());
     let desktops = control.block_on(async { discovery::start(config, &tunnels) });
     let gateway = Gateway::new(rooms, desktops, tunnels, in_flight);
-    let (accepting, accepts) = watch::channel(true);
+    let (stage, stages) = watch::channel(Stage::Serving);
     let (leaving, leaves) = watch::channel(false);
+    let (ended, ends) = mpsc::channel(1);
     let conf = Arc::new(server_conf(config, workers));
     for (index, sockets) in listeners.sockets.into_iter().enumerate() {
         let (gateway, tls, conf) = (gateway.clone(), tls.clone(), Arc::clone(&conf));
-        let (accepting, leaving) = (accepts.clone(), leaves.clone());
-        let worker = Worker { sockets, tls, gateway, conf, accepting, leaving };
-        let runtime = runtime(BLOCKING_THREADS)?;
-        let name = format!("worker-{index}");
-        let start = thread::Builder::new().name(name).spawn(move || worker.serve(&runtime));
-        start.map_err(ListenError::Thread)?;
+        let (stage, leaving) = (stages.clone(), leaves.clone());
+        let worker = Worker { sockets, tls, gateway, conf, stage, leaving };
+        start(worker, index, ended.clone())?;
     }
+    drop(ended);
     for (scheme, address) in &listeners.addresses {
         info!(%address, scheme = scheme.name(), "listening");
     }
+    let stages = Stages { stage, leaving };
+    let process = Process { layered, gateway, tls, admin, source };
     control.block_on(async {
-        if let Some(giver) = giver {
-            giver.served();
-        }
+        process.rule(stages, copies, giver).await?;
+        // Workers write the last lines of the log; one that hangs is not waited for.
+        drop(timeout(LAST_LINES, closed(ends)).await);
+        Ok::<_, ListenError>(())
+    })?;
+    info!("stopped");
+    Ok(())
+}
+
+/// Starts a worker's thread. `ended` is dropped when it ends.
+fn start(worker: Worker, index: usize, ended: mpsc::Sender<()>) -> Result<(), ListenError> {
+    let runtime = runtime(BLOCKING_THREADS)?;
+    let work = move || {
+        worker.serve(runtime);
+        drop(ended);
+    };
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(work);
+    thread.map(drop).map_err(ListenError::Thread)
+}
+
+/// What the calling thread does beside the workers.
+struct Process<'a> {
+    layered: &'a Layered,
+    gateway: Gateway,
+    tls: Option<Acceptor>,
+    admin: admin::Listeners,
+    source: Option<Source>,
+}
+
+impl Process<'_> {
+    /// Serves operators, reloads, and returns when the process may end.
+    async fn rule(
+        self,
+        stages: Stages,
+        copies: Vec<Socket>,
+        giver: Option<Giver>,
+    ) -> Result<(), ListenError> {
+        let Self { layered, gateway, tls, admin, source } = self;
+        let config = &layered.config;
         let (asks, asked) = mpsc::channel(1);
         let journal = Arc::new(Journal::new(layered));
         let control = Control {
@@ -145,21 +188,30 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         let operators = tokio::spawn(admin::serve(admin, Arc::new(control))).abort_handle();
         if let Some(source) = source {
             let hup = signal(SignalKind::hangup()).map_err(ListenError::Thread)?;
+            let watched = reload::watched(source.file.as_ref(), config);
+            let authorities = gateway.rooms().marks.authorities;
             let (gateway, current) = (gateway.clone(), config.clone());
-            let reloader = Reloader { gateway, tls, source, current, journal };
+            let reloader =
+                Reloader { gateway, tls, source, current, watched, authorities, journal };
             tokio::spawn(reloader.run(hup, asked));
         }
         let offer = match &config.server.handover {
             Some(path) => Some(Offer::at(path, copies).map_err(ListenError::Handover)?),
             None => None,
         };
+        // From here on nothing can fail any more.
+        if let Some(giver) = giver {
+            giver.served();
+        }
         let server = config.server.clone();
-        Lifecycle { gateway, accepting, leaving, operators, server }.run(offer).await;
-        Ok::<_, ListenError>(())
-    })?;
-    info!("stopped");
-    // The process ends with this thread; what its workers still have is past its time.
-    Ok(())
+        Lifecycle { gateway, stages, operators, server }.run(offer).await;
+        Ok(())
+    }
+}
+
+/// Waits until no worker is left.
+async fn closed(mut ends: mpsc::Receiver<()>) {
+    while ends.recv().await.is_some() {}
 }
 
 fn acceptor(tls: Option<(Certificates, tls::Settings)>) -> Result<Option<Acceptor>, ListenError> {

@@ -26,8 +26,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// Most bytes that wait for a flush: a head and a small body leave in one packet.
-const UNSENT: usize = 32 * 1024;
+/// Most bytes that wait for a flush: a head and a small body leave in one packet. pingora flushes a
+/// body of known length only at its end, so more would hold back what a slow upstream sent.
+const UNSENT: usize = 1460;
 
 /// A connection's bare stream.
 #[derive(Debug)]
@@ -126,6 +127,12 @@ pub struct SocketPolicy {
 }
 
 impl SocketPolicy {
+    /// For a client of which nothing is known but how long it may take nothing.
+    #[must_use]
+    pub fn of_clients(patience: Duration) -> Self {
+        Self { unsent: 0, user_timeout: patience, keepalive: patience }
+    }
+
     /// Sets a socket. What the system refuses is not worth a connection: it works, only later.
     pub fn apply(&self, tcp: &TcpStream) {
         const PROBES: u32 = 3;
@@ -148,7 +155,13 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            // A close without `close_notify` is an end like any other: what comes over it has
+            // lengths of its own, and much software leaves it out.
+            Self::Tls(tls) => {
+                let read = ready!(Pin::new(tls).poll_read(cx, buf));
+                let cut = read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
+                Poll::Ready(if cut { Ok(()) } else { read })
+            }
         }
     }
 }

@@ -80,9 +80,10 @@ impl Book {
         self.history.synced(asked.millis(), now.millis(), &changes);
         self.slices = slices;
         tracing::info!(pods = self.history.len(), changes = changes.len(), "pods listed");
-        self.hurry();
         self.news = true;
+        // First what is seen, then who is gone: who asks in between must not be told the old.
         self.publish();
+        self.hurry();
         let health = &self.shared.health;
         health.count(|counters| counters.lists += 1);
         health.works();
@@ -113,7 +114,11 @@ impl Book {
         self.depart(&changes);
         self.history.changed(now.millis(), &changes);
         self.news |= !changes.is_empty();
-        self.hurry();
+        if self.hurries() {
+            // First what is seen, then who is gone: who asks in between must not be told the old.
+            self.publish();
+            self.hurry();
+        }
         self.shared.health.count(|counters| counters.events += 1);
         if current {
             self.proved(now);
@@ -178,6 +183,11 @@ impl Book {
                 }
             }
         }
+    }
+
+    /// Whether the address of a pod that left was given on.
+    fn hurries(&self) -> bool {
+        self.leaving.values().any(|(_, pod)| self.history.replaced(pod))
     }
 
     /// Whoever is connected to an address that was given on must not wait for its departure.

@@ -1,6 +1,7 @@
 //! How current the known pods are, for readiness, metrics and the log.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,19 +79,27 @@ struct Inner {
     counters: Counters,
 }
 
+/// Refusals after which they are believed: a role that was just granted takes a moment.
+const DENIALS: u32 = 2;
+
 /// Written by the watch, read by anyone. Not on the path of requests.
 #[derive(Debug)]
-pub(super) struct Health(Mutex<Inner>);
+pub(super) struct Health {
+    inner: Mutex<Inner>,
+    /// Lists that were forbidden, as long as none was answered.
+    denials: AtomicU32,
+}
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             standing: Standing::Good,
             proof: None,
             last_fault: None,
             clock_offset_ms: None,
             counters: Counters::default(),
-        }))
+        };
+        Self { inner: Mutex::new(inner), denials: AtomicU32::new(0) }
     }
 
     pub(super) fn status(&self, pods: usize, now: Instant) -> Status {
@@ -113,9 +122,18 @@ impl Health {
         }
     }
 
+    /// Whether the API forbids this service account to look: several times, and never once answered.
+    /// Another failure in between changes nothing about that.
+    pub(super) fn is_denied(&self) -> bool {
+        self.denials.load(Ordering::Relaxed) >= DENIALS
+    }
+
     /// A failure that leaves the known pods to age. Logged when it is another than before.
     pub(super) fn failed(&self, fault: Fault) {
         self.count_fault(fault);
+        if fault == Fault::Forbidden && self.inner().proof.is_none() {
+            self.denials.fetch_add(1, Ordering::Relaxed);
+        }
         let before = std::mem::replace(&mut self.inner().standing, Standing::Failed(fault));
         if before != Standing::Failed(fault) {
             tracing::warn!(reason = fault.reason(), "pods are not being watched: {fault}");
@@ -141,6 +159,7 @@ impl Health {
     pub(super) fn proved(&self, at: Instant) {
         let mut inner = self.inner();
         inner.proof = inner.proof.max(Some(at));
+        self.denials.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn offset(&self, milliseconds: i64) {
@@ -152,6 +171,6 @@ impl Health {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -58,6 +58,7 @@ pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result
         head.insert_header(header::CONNECTION, "upgrade")?;
         head.insert_header(header::UPGRADE, "websocket")?;
     }
+    join_cookies(head)?;
     // Other servers take `X_Real_IP` for `X-Real-IP`, and a pod trusts a header `broadcast_cookie`.
     remove_all(head, |name| name.as_str().contains('_'));
     forwarded(head, rules, host.as_ref())?;
@@ -69,6 +70,20 @@ pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result
     }
     head.insert_header(header::HOST, rules.sent)?;
     head.set_raw_path(rules.target.as_bytes())
+}
+
+/// One field for all cookies: HTTP/2 clients send several, which HTTP/1 does not know (RFC 9113
+/// section 8.2.3).
+fn join_cookies(head: &mut RequestHeader) -> Result<()> {
+    let cookies: Vec<_> = head.headers.get_all(header::COOKIE).iter().collect();
+    if cookies.len() > 1 {
+        let joined =
+            cookies.iter().map(|cookie| cookie.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
+        if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+            head.insert_header(header::COOKIE, joined)?;
+        }
+    }
+    Ok(())
 }
 
 /// What the rules for a response depend on.

@@ -204,7 +204,9 @@ impl Marks {
         let text = |value: &dyn Fn() -> serde_json::Result<Vec<u8>>| value().unwrap_or_default();
         auth.update(text(&|| serde_json::to_vec(&(&config.auth, &config.desktop))));
         let upstreams = Sha256::digest(text(&|| serde_json::to_vec(&config.dns)));
-        Self { auth: auth.finalize().into(), upstreams: upstreams.into() }
+        let authorities = keys.authorities.as_ref().map(|(_, pem)| pem.as_slice());
+        let authorities = Sha256::digest(authorities.unwrap_or_default()).into();
+        Self { auth: auth.finalize().into(), upstreams: upstreams.into(), authorities }
     }
 }
 

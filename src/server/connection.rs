@@ -16,9 +16,11 @@ use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::stage::Stage;
 use super::{http2, proxy_protocol};
 use crate::config::Listen;
 use crate::error::Error;
@@ -26,7 +28,7 @@ use crate::proxy::Gateway;
 use crate::respond;
 use crate::telemetry::access_log::Record;
 use crate::tls::Acceptor;
-use crate::transport::{Transport, Wire};
+use crate::transport::{SocketPolicy, Transport, Wire};
 
 /// First size of the buffer for a head.
 const HEAD_BUFFER: usize = 4096;
@@ -43,6 +45,7 @@ pub(super) struct Connections<A> {
     gateway: Gateway,
     /// Whether the process is about to end.
     shutdown: ShutdownWatch,
+    stage: watch::Receiver<Stage>,
 }
 
 /// A head that was read and judged.
@@ -53,8 +56,13 @@ struct Head {
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     /// The connections of an application.
-    pub(super) fn new(app: Arc<A>, gateway: Gateway, shutdown: ShutdownWatch) -> Self {
-        Self { app, gateway, shutdown }
+    pub(super) fn new(
+        app: Arc<A>,
+        gateway: Gateway,
+        shutdown: ShutdownWatch,
+        stage: watch::Receiver<Stage>,
+    ) -> Self {
+        Self { app, gateway, shutdown, stage }
     }
 
     /// Serves one connection to its end.
@@ -64,10 +72,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         peer: SocketAddr,
         tls: Option<Acceptor>,
     ) {
+        let _connected = self.gateway.in_flight.connect();
         // A small answer must not wait for more bytes; without the option it works, later.
         let _ = tcp.set_nodelay(true);
-        let networks = &self.gateway.rooms().listen.proxy_protocol;
-        let Ok(peer) = proxy_protocol::read_from(&mut tcp, peer, networks).await else { return };
+        let peer = {
+            let rooms = self.gateway.rooms();
+            let networks = &rooms.listen.proxy_protocol;
+            SocketPolicy::of_clients(rooms.listen.write_timeout).apply(&tcp);
+            proxy_protocol::read_from(&mut tcp, peer, networks).await
+        };
+        let Ok(peer) = peer else { return };
         let wire = match tls {
             None => Wire::Plain(tcp),
             Some(acceptor) => match acceptor.accept(tcp).await {
@@ -90,10 +104,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     /// One HTTP/1 request after the other.
     async fn requests(&self, mut stream: Stream) {
         let mut read = BytesMut::new();
+        let mut stage = self.stage.clone();
         loop {
             // Settings are those of now, for each request anew.
             let rooms = self.gateway.rooms();
             let listen = &rooms.listen;
+            if read.is_empty() && !first_bytes(listen, &mut stream, &mut read, &mut stage).await {
+                return;
+            }
             let head = match read_head(listen, &mut stream, &mut read).await {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
@@ -135,19 +153,28 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     }
 }
 
-/// Reads until a whole head is there; none if the client closes between requests.
+/// Waits for a request to begin. False if the client closes, or says nothing for too long or until
+/// idle connections are closed.
+async fn first_bytes(
+    listen: &Listen,
+    stream: &mut Stream,
+    read: &mut BytesMut,
+    stage: &mut watch::Receiver<Stage>,
+) -> bool {
+    read.reserve(HEAD_BUFFER);
+    tokio::select! {
+        biased;
+        first = timeout(listen.keepalive, stream.read_buf(read)) => matches!(first, Ok(Ok(1..))),
+        _ = stage.wait_for(|stage| *stage > Stage::Serving) => false,
+    }
+}
+
+/// Reads until a whole head is there; none if the client closes in it.
 async fn read_head(
     listen: &Listen,
     stream: &mut Stream,
     read: &mut BytesMut,
 ) -> Result<Option<Head>, Error> {
-    if read.is_empty() {
-        read.reserve(HEAD_BUFFER);
-        match timeout(listen.keepalive, stream.read_buf(read)).await {
-            Ok(Ok(1..)) => {}
-            Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
-        }
-    }
     let line = usize::try_from(listen.max_line.as_u64()).unwrap_or(usize::MAX);
     let mut judged = 0;
     let whole = async {

@@ -79,7 +79,7 @@ fn settings(layered: &Layered) -> Vec<admin::Setting> {
     let effective = layered.effective().into_iter();
     let setting = |(key, value, origin): (_, _, _)| admin::Setting {
         key,
-        value: format!("{value}"),
+        value,
         origin: format!("{origin}"),
     };
     effective.map(setting).collect()
@@ -97,7 +97,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    fn metrics(&self) -> &Metrics {
+    fn counters(&self) -> &Metrics {
         self.gateway.in_flight.metrics()
     }
 
@@ -192,7 +192,7 @@ impl Operations for Control {
         }
         let (entries, hits, misses) = self.gateway.rooms().authenticator.cache_figures();
         let certificates = self.certificates().into_iter();
-        Control::metrics(self).exposition(State {
+        self.counters().exposition(State {
             in_flight: self.gateway.in_flight.count() as u64,
             draining: self.gateway.in_flight.is_draining(),
             tunnels_open: open.into_iter().collect(),
@@ -210,7 +210,7 @@ impl Operations for Control {
     }
 
     fn overview(&self) -> Overview {
-        let metrics = Control::metrics(self);
+        let metrics = self.counters();
         let tunnels = self.gateway.tunnels.list();
         let desktops = self.desktops(&tunnels);
         let failures = metrics.auth_failures().into_iter();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tracing::info;
 
 use crate::config::{self, Config, DiscoveryMode};
@@ -17,6 +18,9 @@ const WATCH: Duration = Duration::from_secs(30);
 
 /// How long owners of an address are remembered; pyos's tokens live for 7 minutes at most.
 const MEMORY: Duration = Duration::from_secs(600);
+
+/// Most requests that wait for a pod at a time.
+const WAITING: usize = 1024;
 
 /// Starts it, on the current runtime; tunnels to pods that are gone end.
 pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
@@ -44,6 +48,7 @@ pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
                 falls_back: discovery.fallback == config::Fallback::Dns,
                 allows_ambiguous: discovery.ambiguous == config::Ambiguous::Allow,
                 wait: discovery.wait,
+                waiting: Arc::new(Semaphore::new(WAITING)),
                 announced: Arc::default(),
             })
         }
@@ -57,7 +62,7 @@ fn mode(discovery: &config::Discovery) -> DiscoveryMode {
             DiscoveryMode::Dns
         }
         DiscoveryMode::Auto => DiscoveryMode::Kubernetes,
-        other => other,
+        DiscoveryMode::Kubernetes | DiscoveryMode::Dns | DiscoveryMode::Static => discovery.mode,
     }
 }
 

@@ -19,12 +19,16 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use tokio::net::UnixListener;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::listeners::Scheme;
 
 /// Longest wait for the other process to do its next step; starting is one.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pause after the system refused to give a connection.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Most sockets that are handed over (the kernel's limit is 253 in one message).
 const MOST: usize = 250;
@@ -126,6 +130,11 @@ impl Offer {
     /// # Errors
     /// If nothing can be made at the path.
     pub(super) fn at(path: &Path, sockets: Vec<Socket>) -> io::Result<Self> {
+        if sockets.len() > MOST {
+            let why =
+                format!("{} sockets are too many to hand over: at most {MOST}", sockets.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -138,7 +147,10 @@ impl Offer {
     /// Returns when another process has taken the sockets and serves them.
     pub(super) async fn taken(self) {
         loop {
-            let Ok((stream, _)) = self.listener.accept().await else { continue };
+            let Ok((stream, _)) = self.listener.accept().await else {
+                sleep(PAUSE).await;
+                continue;
+            };
             let Ok(stream) = stream.into_std() else { continue };
             // A clone of each socket goes along: the blocking task outlives nothing of this one.
             let sockets = self.sockets.iter().map(|(scheme, address, socket)| {
@@ -161,7 +173,6 @@ fn give(mut to: &UnixStream, sockets: &[Socket]) -> io::Result<()> {
     to.set_nonblocking(false)?;
     to.set_read_timeout(Some(PATIENCE))?;
     to.set_write_timeout(Some(PATIENCE))?;
-    let sockets = sockets.get(..sockets.len().min(MOST)).unwrap_or(sockets);
     let lines = sockets.iter().map(|(scheme, address, _)| format!("{} {address}\n", scheme.name()));
     let text: String = lines.collect();
     let descriptors: Vec<_> = sockets.iter().map(|(_, _, socket)| socket.as_fd()).collect();

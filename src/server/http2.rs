@@ -18,6 +18,14 @@ use crate::config::Listen;
 /// Requests at a time on one connection.
 const STREAMS: u32 = 100;
 
+/// Bytes of a response that wait for the client, per stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Bytes that a client may send before they are read: for an upload a stream's worth in each round
+/// trip, for the whole connection several, so that one that is not read does not stop the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
 /// Longest wait for the preface (RFC 9113 section 3.4).
 const PREFACE: Duration = Duration::from_secs(10);
 
@@ -44,7 +52,8 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     let mut requests = JoinSet::new();
     let mut malformed = 0;
     let mut leaving = false;
-    while malformed < MALFORMED {
+    // A stream that is reset frees its place while its request ends: more than this is an attack.
+    while malformed < MALFORMED && requests.len() < 2 * STREAMS as usize {
         let accepted = tokio::select! {
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
             _ = shutdown.wait_for(|leaving| *leaving), if !leaving => {
@@ -73,5 +82,8 @@ fn options(listen: &Listen) -> H2Options {
     let mut options = default_h2_options();
     options.max_header_list_size(u32::try_from(listen.max_head.as_u64()).unwrap_or(u32::MAX));
     options.max_concurrent_streams(STREAMS);
+    options.max_send_buffer_size(SEND_BUFFER);
+    options.initial_window_size(STREAM_WINDOW);
+    options.initial_connection_window_size(CONNECTION_WINDOW);
     options
 }

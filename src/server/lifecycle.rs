@@ -2,18 +2,19 @@
 //!
 //! SIGTERM: readiness fails at once; for `server.linger` everything is served on, because load
 //! balancers learn late; then nothing new is accepted and no tunnel opened, and what is under way has
-//! `server.drain` to end, tunnels being closed one after the other. SIGQUIT, or when
-//! another process has taken the listening sockets over: what is under way lives on here. SIGINT, and a second SIGTERM, end at once.
+//! `server.drain` to end, tunnels being closed one after the other. SIGQUIT, or when another process has
+//! taken the listening sockets over: what is under way lives on here, until SIGTERM or SIGINT drains it.
+//! SIGINT before that, and a second SIGTERM, end at once.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info};
 
 use super::handover::Offer;
+use super::stage::{Stage, Stages};
 use crate::config::Server;
 use crate::proxy::Gateway;
 use crate::tunnel::drain::drain;
@@ -22,16 +23,17 @@ use crate::tunnel::ends::End;
 /// How often the number of requests under way is looked at while draining.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Time for connections that were accepted last to send their request.
+const HEADS: Duration = Duration::from_secs(1);
+
 /// Time for tunnels to pass on that they end at once.
 const MOMENT: Duration = Duration::from_millis(1200);
 
 /// Waits for the signals that end the process.
 pub(super) struct Lifecycle {
     pub(super) gateway: Gateway,
-    /// Tells the workers whether to accept connections.
-    pub(super) accepting: watch::Sender<bool>,
-    /// Tells the connections that the process is about to end.
-    pub(super) leaving: watch::Sender<bool>,
+    /// Tells the workers and their connections.
+    pub(super) stages: Stages,
     /// The operators' interface.
     pub(super) operators: AbortHandle,
     pub(super) server: Server,
@@ -51,23 +53,27 @@ impl Lifecycle {
         };
         tokio::select! {
             _ = term.recv() => {}
-            _ = quit.recv() => self.retire(&mut term, &mut int).await,
-            () = taken(offer) => self.retire(&mut term, &mut int).await,
-            _ = int.recv() => return self.stop().await,
+            _ = quit.recv() => self.retire(Stage::Closed, &mut term, &mut int).await,
+            () = taken(offer) => self.retire(Stage::HandedOver, &mut term, &mut int).await,
+            _ = int.recv() => {
+                self.stop().await;
+                return self.enter(Stage::Over);
+            }
         }
         tokio::select! {
             () = self.end() => {}
             () = either(&mut term, &mut int) => self.stop().await,
         }
         info!(left = self.gateway.in_flight.count(), "drained");
+        self.enter(Stage::Over);
     }
 
     /// Another process listens now: accepts nothing more, and serves what there is until it ends by
     /// itself, the limit is over, or a signal says otherwise.
-    async fn retire(&self, term: &mut Signal, int: &mut Signal) {
+    async fn retire(&self, stage: Stage, term: &mut Signal, int: &mut Signal) {
         let in_flight = &self.gateway.in_flight;
         self.leave();
-        self.stop_accepting();
+        self.enter(stage);
         // Probes and operators are for the process that has taken over.
         self.operators.abort();
         info!(under_way = in_flight.count(), limit = ?self.server.retire, "retired");
@@ -85,27 +91,35 @@ impl Lifecycle {
             sleep(self.server.linger).await;
         }
         in_flight.drain();
-        self.stop_accepting();
+        if *self.stages.stage.borrow() < Stage::Closed {
+            self.enter(Stage::Closed);
+        }
         let limit = self.server.drain;
         info!(under_way = in_flight.count(), ?limit, "draining");
         let requests = until(Instant::now() + limit, || in_flight.count() == 0);
         tokio::join!(requests, drain(&self.gateway.tunnels, limit));
+        // Who has connected and not asked yet has a moment to; idle connections are closed by now.
+        until(Instant::now() + HEADS, || in_flight.connections() == 0).await;
+        if in_flight.count() > 0 {
+            self.stop().await;
+        }
     }
 
     /// Tells every tunnel, and gives it a moment to pass that on.
     async fn stop(&self) {
         self.gateway.tunnels.close_where(|_| true, End::Shutdown);
-        drop(timeout(MOMENT, self.gateway.tunnels.emptied()).await);
+        let tunnels = &self.gateway.tunnels;
+        drop(timeout(MOMENT, tunnels.emptied()).await);
     }
 
     fn leave(&self) {
         self.gateway.in_flight.leave();
-        let _ = self.leaving.send(true);
+        let _ = self.stages.leaving.send(true);
     }
 
-    fn stop_accepting(&self) {
+    fn enter(&self, stage: Stage) {
         // No receiver is left if no worker is.
-        let _ = self.accepting.send(false);
+        let _ = self.stages.stage.send(stage);
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Source {
     pub file: Option<PathBuf>,
     /// Reads it.
     pub load: Load,
+    /// When it was read for the first time, or before.
+    pub read_at: SystemTime,
 }
 
 /// What of a file tells that it is another one.
@@ -53,6 +55,10 @@ pub(super) struct Reloader {
     pub(super) source: Source,
     /// The configuration in use.
     pub(super) current: Config,
+    /// The files of the configuration that was tried last.
+    pub(super) watched: Vec<PathBuf>,
+    /// What `tls.client_authorities` held at the start.
+    pub(super) authorities: [u8; 32],
     /// What operators are told.
     pub(super) journal: Arc<Journal>,
 }
@@ -62,14 +68,19 @@ impl Reloader {
     pub(super) async fn run(mut self, mut hup: Signal, mut asked: mpsc::Receiver<Ask>) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut loaded = self.stamps();
-        let mut seen = self.stamps();
+        let mut loaded = stamps(&self.watched);
+        let since = self.source.read_at;
+        if loaded.iter().flatten().any(|stamp| stamp.modified.is_some_and(|at| at >= since)) {
+            // It may have changed after it was read at the start.
+            loaded.clear();
+        }
+        let mut seen = stamps(&self.watched);
         loop {
             let (cause, ask) = tokio::select! {
                 _ = hup.recv() => ("signal", None),
                 Some(ask) = asked.recv() => ("operator", Some(ask)),
                 _ = look.tick() => {
-                    let now = self.stamps();
+                    let now = stamps(&self.watched);
                     // A change is taken once it has stood still from one look to the next.
                     let settled = now == seen;
                     seen = now;
@@ -79,8 +90,13 @@ impl Reloader {
                     ("file", None)
                 }
             };
+            // Whatever changes from now on is another change.
+            loaded = stamps(&self.watched);
+            let before = self.watched.clone();
             let outcome = self.reload(cause);
-            loaded = self.stamps();
+            if self.watched != before {
+                loaded = stamps(&self.watched);
+            }
             if let Some(ask) = ask {
                 // Whoever asked may be gone.
                 drop(ask.answer.send(outcome));
@@ -91,14 +107,17 @@ impl Reloader {
     /// Builds the state anew and swaps it in, or leaves everything as it is.
     fn reload(&mut self, cause: &str) -> Result<(), Vec<Fault>> {
         let metrics = self.gateway.in_flight.metrics().clone();
-        let cut = || self.gateway.tunnels.totals().closed.get(End::Shutdown as usize - 1).copied();
+        let tunnels = self.gateway.tunnels.clone();
+        let cut = || tunnels.totals().closed.get(End::Shutdown as usize - 1).copied();
         let cut_before = cut();
         let outcome = self.build();
         let result = match outcome {
             Ok((Built { rooms, tls }, layered)) => {
-                let config = &layered.config;
-                for key in self.current.fixed_at_start(config) {
-                    warn!(key, "takes effect at the next start");
+                if tls.is_some() != self.tls.is_some() {
+                    warn!(key = "listen.https", "takes effect at the next start");
+                }
+                if rooms.marks.authorities != self.authorities {
+                    warn!(key = "tls.client_authorities", "takes effect at the next start");
                 }
                 if let (Some(acceptor), Some((certificates, _))) = (&self.tls, tls) {
                     for warning in certificates.warnings(clock::now().wall.as_secs()) {
@@ -129,37 +148,57 @@ impl Reloader {
     }
 
     /// A state whose files did not change while they were read.
-    fn build(&self) -> Result<(Built, Layered), Vec<Fault>> {
+    fn build(&mut self) -> Result<(Built, Layered), Vec<Fault>> {
         const TRIES: usize = 3;
-        let mut tries = 0;
-        loop {
-            let before = self.stamps();
-            let layered = (self.source.load)()?;
+        for _ in 0..TRIES {
+            let before = stamps(&self.watched);
+            let mut layered = (self.source.load)()?;
+            for key in self.current.fixed_at_start(&layered.config) {
+                warn!(key, "takes effect at the next start");
+            }
+            // Tokens and discovery must mean the same pods.
+            let (old, new) = (&self.current.desktop, &mut layered.config.desktop);
+            new.service.clone_from(&old.service);
+            new.namespace.clone_from(&old.namespace);
+            new.cluster_domain.clone_from(&old.cluster_domain);
+            let watched = watched(self.source.file.as_ref(), &layered.config);
+            // Also those of a configuration that is refused: they may come to be right.
+            if watched != self.watched {
+                self.watched = watched;
+                continue;
+            }
             let keys = KeyTexts::read(&layered)?;
-            tries += 1;
-            if self.stamps() == before || tries == TRIES {
+            if stamps(&self.watched) == before {
                 let built = build(&layered, &keys, Some(&self.gateway.rooms()))?;
                 return Ok((built, layered));
             }
         }
+        let layered = (self.source.load)()?;
+        Err(vec![layered.fault("auth", "files change while they are read")])
     }
+}
 
-    /// What the files look like now. A file that is not there has no stamp.
-    fn stamps(&self) -> Vec<Option<Stamp>> {
-        let file = self.source.file.iter();
-        let (auth, tls) = (&self.current.auth, &self.current.tls);
-        let certificates = tls.certificates.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
-        file.chain(&auth.signing_keys)
-            .chain(&auth.payload_keys)
-            .chain(&tls.client_authorities)
-            .chain(certificates)
-            .map(|path| {
-                let found = fs::metadata(path).ok()?;
-                let modified = found.modified().ok();
-                Some(Stamp { inode: found.ino(), length: found.len(), modified })
-            })
-            .collect()
-    }
+/// Everything that a configuration is read from.
+pub(super) fn watched(file: Option<&PathBuf>, config: &Config) -> Vec<PathBuf> {
+    let (auth, tls) = (&config.auth, &config.tls);
+    let certificates = tls.certificates.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
+    file.into_iter()
+        .chain(&auth.signing_keys)
+        .chain(&auth.payload_keys)
+        .chain(&tls.client_authorities)
+        .chain(certificates)
+        .cloned()
+        .collect()
+}
+
+/// What files look like now. One that is not there has no stamp.
+fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    let stamp = |path: &PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        let modified = found.modified().ok();
+        Some(Stamp { inode: found.ino(), length: found.len(), modified })
+    };
+    files.iter().map(stamp).collect()
 }
 
 /// A reload that somebody asks for.

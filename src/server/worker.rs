@@ -5,10 +5,9 @@ use std::net::TcpListener as BoundListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -16,6 +15,7 @@ use tracing::error;
 
 use super::connection::Connections;
 use super::listeners::Scheme;
+use super::stage::Stage;
 use crate::proxy::Gateway;
 use crate::tls::Acceptor;
 
@@ -29,30 +29,38 @@ pub(super) struct Worker {
     pub(super) tls: Option<Acceptor>,
     pub(super) gateway: Gateway,
     pub(super) conf: Arc<ServerConf>,
-    /// False once no connection is to be accepted any more.
-    pub(super) accepting: watch::Receiver<bool>,
+    /// What to do.
+    pub(super) stage: watch::Receiver<Stage>,
     /// True once the process is about to end.
     pub(super) leaving: watch::Receiver<bool>,
 }
 
 impl Worker {
     /// Serves until the process ends.
-    pub(super) fn serve(self, runtime: &Runtime) {
+    pub(super) fn serve(mut self, runtime: Runtime) {
         runtime.block_on(async {
             // Each worker has its own connections to upstreams: none wakes another thread.
             let app = Arc::new(http_proxy(&self.conf, self.gateway.clone()));
-            let connections = Arc::new(Connections::new(app, self.gateway, self.leaving));
-            for (scheme, socket) in self.sockets {
+            let connections = Arc::new(Connections::new(
+                app,
+                self.gateway.clone(),
+                self.leaving.clone(),
+                self.stage.clone(),
+            ));
+            for (scheme, socket) in std::mem::take(&mut self.sockets) {
                 let tls = self.tls.clone().filter(|_| scheme == Scheme::Https);
-                let accept = accept(socket, tls, Arc::clone(&connections), self.accepting.clone());
+                let accept = accept(socket, tls, Arc::clone(&connections), self.stage.clone());
                 tokio::spawn(async {
                     if let Err(error) = accept.await {
                         error!(%error, "a listener failed");
                     }
                 });
             }
-            std::future::pending::<()>().await;
+            // An error means that nobody is left to say so.
+            drop(self.stage.wait_for(|stage| *stage == Stage::Over).await);
         });
+        // Whatever is left ends here, each request with its line in the log.
+        runtime.shutdown_background();
     }
 }
 
@@ -61,7 +69,7 @@ async fn accept<A>(
     socket: BoundListener,
     tls: Option<Acceptor>,
     connections: Arc<Connections<A>>,
-    mut accepting: watch::Receiver<bool>,
+    mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()>
 where
     A: pingora::apps::HttpServerApp + Send + Sync + 'static,
@@ -70,10 +78,12 @@ where
     let serve = |tcp, peer| {
         drop(tokio::spawn(Arc::clone(&connections).serve(tcp, peer, tls.clone())));
     };
-    loop {
+    let next = loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = accepting.wait_for(|accepting| !accepting) => break,
+            stage = stage.wait_for(|stage| *stage > Stage::Serving) => {
+                break stage.map_or(Stage::Over, |stage| *stage);
+            }
         };
         match accepted {
             Ok((tcp, peer)) => serve(tcp, peer),
@@ -83,9 +93,14 @@ where
                 sleep(PAUSE).await;
             }
         }
-    }
-    while let Some(Ok((tcp, peer))) = listener.accept().now_or_never() {
-        serve(tcp, peer);
+    };
+    if next == Stage::Closed {
+        // The kernel resets what is left in the queue of a socket that closes.
+        let listener = listener.into_std()?;
+        while let Ok((tcp, peer)) = listener.accept() {
+            tcp.set_nonblocking(true)?;
+            serve(TcpStream::from_std(tcp)?, peer);
+        }
     }
     Ok(())
 }

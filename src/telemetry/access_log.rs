@@ -17,6 +17,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
     count: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     leaving: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     metrics: Metrics,
@@ -28,6 +29,19 @@ impl InFlight {
     pub fn enter(&self) -> Entered {
         self.count.fetch_add(1, Ordering::Relaxed);
         Entered { count: Arc::clone(&self.count), metrics: self.metrics.clone() }
+    }
+
+    /// Counts one more connection until the guard is dropped.
+    #[must_use]
+    pub fn connect(&self) -> Connected {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connected(Arc::clone(&self.connections))
+    }
+
+    /// How many clients are connected, tunnels not counted.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Where requests are counted when they have ended.
@@ -62,6 +76,16 @@ impl InFlight {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// One connection of a client.
+#[derive(Debug)]
+pub struct Connected(Arc<AtomicUsize>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -4,17 +4,18 @@
 //! token opens only the pod that had its address when the token was issued. DNS knows neither; it
 //! serves where nobody watches pods, as with the incumbents.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::{Error, Upstreams};
 use crate::auth::{Desktop, Target};
-use crate::discovery::{Condition, Endpoint, Host, Pods, Verdict};
+use crate::discovery::{Endpoint, Host, Pods, Verdict};
 
 /// Where desktops are found.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub enum Desktops {
     /// By name service; a token's address is believed.
     Dns,
     /// In a table of the configuration: names and addresses.
-    Static(HashMap<String, IpAddr>),
+    Static(BTreeMap<String, IpAddr>),
     /// Among the pods of a service.
     Kubernetes(Watched),
 }
@@ -38,8 +39,21 @@ pub struct Watched {
     pub allows_ambiguous: bool,
     /// Longest wait for a pod that is not ready.
     pub wait: Duration,
+    /// Room for those who wait.
+    pub waiting: Arc<Semaphore>,
     /// The fallback was announced.
     pub announced: Arc<AtomicBool>,
+}
+
+/// A pod that somebody wants to reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What the token says.
+    pub desktop: &'a Desktop,
+    /// Port of the pod.
+    pub port: u16,
+    /// This moment, since the Unix epoch.
+    pub now: Duration,
 }
 
 /// A pod that may be connected to.
@@ -54,8 +68,8 @@ pub struct Found {
 }
 
 impl Desktops {
-    /// Finds the pod that a token means at `now` (since the Unix epoch). `permits` is the last word on
-    /// an address that the token itself does not hold.
+    /// Finds the pod that a token means. `permits` is the last word on an address that the token itself
+    /// does not hold.
     ///
     /// # Errors
     /// If there is no such pod, if it is not ready in time, or if the token was issued when its
@@ -63,11 +77,10 @@ impl Desktops {
     pub async fn find(
         &self,
         upstreams: &Upstreams,
-        desktop: &Desktop,
-        port: u16,
-        now: Duration,
+        wanted: Wanted<'_>,
         permits: impl Fn(IpAddr) -> bool,
     ) -> Result<Found, Error> {
+        let Wanted { desktop, port, now } = wanted;
         match self {
             Self::Dns => by_name(upstreams, desktop, port).await,
             Self::Static(table) => in_table(table, &desktop.target, port),
@@ -106,7 +119,10 @@ impl Watched {
             if self.falls_back && self.is_blind() {
                 return Err(None);
             }
-            verdict = self.pods.wait_ready(host, desktop.issued, self.wait).await;
+            // Without a place to wait the answer is that of now.
+            if let Ok(_place) = self.waiting.try_acquire() {
+                verdict = self.pods.wait_ready(host, desktop.issued, self.wait).await;
+            }
         }
         let reason = verdict.reason();
         match verdict {
@@ -128,7 +144,7 @@ impl Watched {
 
     /// Whether the API never allowed a look at the pods.
     fn is_blind(&self) -> bool {
-        let blind = matches!(self.pods.status().condition, Condition::Forbidden { age: None });
+        let blind = self.pods.is_denied();
         if blind && !self.announced.swap(true, Ordering::Relaxed) {
             warn!(
                 "the API forbids to list endpointslices: desktops are found by DNS, and a token may \
@@ -144,7 +160,7 @@ async fn by_name(upstreams: &Upstreams, desktop: &Desktop, port: u16) -> Result<
     Ok(Found { addresses, label: desktop.target.label().into(), uid: None })
 }
 
-fn in_table(table: &HashMap<String, IpAddr>, target: &Target, port: u16) -> Result<Found, Error> {
+fn in_table(table: &BTreeMap<String, IpAddr>, target: &Target, port: u16) -> Result<Found, Error> {
     let found = match target {
         Target::Name(name) => table.get_key_value(name.label()),
         Target::Address(address) => table.iter().find(|(_, at)| **at == address.ip()),
