@@ -5,7 +5,7 @@
 #   make conformance TARGET=http://host:port KEYS=folder [PROFILE=abcdesktop-3] [PODS=a,b]
 #                 what another gateway does otherwise; PODS are the addresses of two desktops
 #   make lint     format, clippy, documentation, licences
-#   make bench    micro-benchmarks of the hot rooms
+#   make bench    micro-benchmarks of the hot rooms, and tunnels against nginx and HAProxy
 #   make fuzz     a short fuzz of everything that eats a client's bytes
 #   make image    checks and builds the container image
 #
@@ -39,8 +39,9 @@ lint:
 	scripts/supply-chain
 
 bench:
-	scripts/setup build
+	scripts/setup build bench
 	$(CARGO) bench --locked --bench hot_path
+	$(CARGO) bench --locked --bench tunnels
 
 fuzz:
 	scripts/setup build

@@ -65,8 +65,8 @@ pub struct Desktop {
     pub target: Target,
     /// `exp` (RFC 7519 section 4.1.4): Unix time in whole seconds, rounded down.
     pub expires: u64,
-    /// `nfb`, pyos's spelling of its issue time, in Unix seconds. Kept for the log, never enforced:
-    /// the nginx/Lua incumbent ignores it too.
+    /// `nfb`, pyos's spelling of its issue time, in Unix seconds. Where pods are watched it decides
+    /// whether the token's address was this pod's; the nginx/Lua incumbent ignores it.
     pub issued: Option<u64>,
     /// Names the token in logs without revealing it.
     pub fingerprint: Fingerprint,

@@ -1,7 +1,7 @@
 //! A route's destination (and a desktop) to socket addresses, and connections to them.
 //!
-//! The seam for discovery: desktops are found through [`resolver::Resolver`] by name or are
-//! addresses that the target policy admitted; another source of pods fits behind [`Upstreams`].
+//! Desktops are found through [`desktops`], the seam for discovery; fixed services, and desktops where
+//! nobody watches pods, by name through [`resolver::Resolver`].
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
