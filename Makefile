@@ -2,6 +2,7 @@
 #
 #   make demo     two desktops in the browser, on http://localhost:30443/
 #   make test     everything: unit, behaviour and end-to-end tests
+#   make slow     tunnels in real time (five minutes of silence), and thousands more of them
 #   make conformance TARGET=http://host:port KEYS=folder [PROFILE=abcdesktop-3] [PODS=a,b]
 #                 what another gateway does otherwise; PODS are the addresses of two desktops
 #   make lint     format, clippy, documentation, licences
@@ -14,7 +15,7 @@
 CARGO ?= cargo
 NOVNC := target/tools/node_modules/@novnc/novnc
 
-.PHONY: demo test conformance lint bench fuzz image clean
+.PHONY: demo test slow conformance lint bench fuzz image clean
 
 demo:
 	scripts/setup build demo
@@ -23,6 +24,10 @@ demo:
 test:
 	scripts/setup build test
 	$(CARGO) test --locked --no-fail-fast
+
+slow:
+	scripts/setup build test
+	DESKGATE_SLOW=1 $(CARGO) test --locked --test behaviour -- tunnels:: --nocapture
 
 conformance:
 	scripts/setup build

@@ -243,7 +243,8 @@ impl Rooms {
             client: plan.client.address,
             deadline: desktop
                 .filter(|_| settings.lifetime == Lifetime::Token)
-                .map(|desktop| renew::deadline(desktop, settings.grace)),
+                .map(|desktop| renew::expiry(desktop) + settings.grace),
+            grace: settings.grace,
         };
         let opening = Opening {
             info,

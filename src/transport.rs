@@ -136,9 +136,12 @@ impl SocketPolicy {
     /// Sets a socket. What the system refuses is not worth a connection: it works, only later.
     pub fn apply(&self, tcp: &TcpStream) {
         const PROBES: u32 = 3;
+        // The system counts in seconds, and refuses none.
+        const LEAST: Duration = Duration::from_secs(1);
         let socket = SockRef::from(tcp);
-        let keepalive = TcpKeepalive::new().with_time(self.keepalive);
-        let keepalive = keepalive.with_interval(self.keepalive / 2).with_retries(PROBES);
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive.max(LEAST));
+        let keepalive = keepalive.with_interval((self.keepalive / 2).max(LEAST));
+        let keepalive = keepalive.with_retries(PROBES);
         let _ = socket.set_tcp_keepalive(&keepalive);
         let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
         if self.unsent > 0 {

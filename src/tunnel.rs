@@ -33,6 +33,7 @@ pub mod random;
 pub mod registry;
 pub mod relay;
 
+use frames::{Pings, Side, Tracker};
 use registry::{Info, Registry, Tunnel};
 use relay::{Early, Limits, Outcome, relay};
 
@@ -75,14 +76,18 @@ pub async fn start(
     let to_client = glued(&mut pod).await;
     let pod = wire_of(pod.into_inner())?;
     let (mut client, to_pod) = detach(session).await?;
-    say(&mut client, &to_bytes(head), opening.timeouts.send).await?;
+    // Whoever has an answer has a tunnel, that can be renewed and told to end.
+    let tunnel = opening.registry.open(opening.info);
+    if let Err(error) = say(&mut client, &to_bytes(head), opening.timeouts.send).await {
+        tunnel.ended(ends::End::ClientLost);
+        return Err(error);
+    }
     let client = wire_of(client)?;
     opening.sockets.apply(client.tcp());
     opening.sockets.apply(pod.tcp());
     let ping = Some(opening.ping).filter(|ping| !ping.is_zero());
     let limits = Limits { idle: opening.timeouts.idle, ping };
     let early = Early { to_pod, to_client };
-    let tunnel = opening.registry.open(opening.info);
     let record = Box::new(opening.record);
     let id = announce(&tunnel, &record);
     let relay = relay(client, pod, early, tunnel, limits);
@@ -130,10 +135,18 @@ pub async fn accept_and_close(session: &mut Session, code: u16, text: &str) -> R
     frames::close(&mut bytes, code, text, None);
     say(&mut client, &bytes, LAST_WORD).await?;
     let rest = async {
-        // A close with unread bytes would take the answer back; the browser answers and closes.
-        let mut taken = [0; 256];
-        while client.read(&mut taken).await? > 0 {}
-        Ok::<_, std::io::Error>(())
+        // A close with unread bytes would take the answer back. The browser answers, and waits for
+        // us to end the connection (RFC 6455 section 7.1.1).
+        let mut tracker = Tracker::new(Side::Client);
+        let (mut taken, mut none) = ([0; 256], Pings::new(0));
+        while !(tracker.closed() && tracker.boundary()) {
+            let count = client.read(&mut taken).await?;
+            if count == 0 {
+                break;
+            }
+            tracker.follow(taken.get_mut(..count).unwrap_or_default(), &mut none);
+        }
+        client.shutdown().await
     };
     drop(timeout(LAST_WORD, rest).await);
     Ok(())

@@ -53,5 +53,7 @@ mod responses;
 mod routing;
 /// HTTPS: certificates, HTTP/2, tunnels over TLS.
 mod tls;
+/// Tunnels through everything that happens to them.
+mod tunnels;
 /// Tunnels.
 mod websocket;

@@ -12,10 +12,10 @@ use crate::error::Error;
 use crate::respond;
 use crate::tunnel::registry::Registry;
 
-/// When a tunnel must end whose token is this desktop's.
-pub(super) fn deadline(desktop: &Desktop, grace: Duration) -> Instant {
+/// When the token is over that this desktop came from.
+pub(super) fn expiry(desktop: &Desktop) -> Instant {
     let left = Duration::from_secs(desktop.expires).saturating_sub(clock::now().wall);
-    Instant::now() + left + grace
+    Instant::now() + left
 }
 
 /// Answers with the number of tunnels whose deadline moved.
@@ -29,8 +29,7 @@ pub(super) async fn serve(
         return Err(Error::PostOnly.into());
     }
     let Some(desktop) = &plan.desktop else { return Err(Error::NoRoute.into()) };
-    let until = deadline(desktop, plan.route.row.tunnel.grace);
-    let renewed = tunnels.renew(pod, until);
+    let renewed = tunnels.renew(pod, expiry(desktop));
     let answer = serde_json::json!({ "renewed": renewed, "expires": desktop.expires });
     respond::write_json(session, &answer.to_string()).await
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{error, info};
 
 use super::handover::Offer;
@@ -96,8 +96,14 @@ impl Lifecycle {
         }
         let limit = self.server.drain;
         info!(under_way = in_flight.count(), ?limit, "draining");
-        let requests = until(Instant::now() + limit, || in_flight.count() == 0);
-        tokio::join!(requests, drain(&self.gateway.tunnels, limit));
+        let deadline = Instant::now() + limit;
+        drain(&self.gateway.tunnels, limit).await;
+        until(deadline, || {
+            // A pod may only now have accepted an upgrade that was under way before.
+            self.gateway.tunnels.close_where(|_| true, End::Drain);
+            in_flight.count() == 0
+        })
+        .await;
         // Who has connected and not asked yet has a moment to; idle connections are closed by now.
         until(Instant::now() + HEADS, || in_flight.connections() == 0).await;
         if in_flight.count() > 0 {
@@ -107,9 +113,12 @@ impl Lifecycle {
 
     /// Tells every tunnel, and gives it a moment to pass that on.
     async fn stop(&self) {
-        self.gateway.tunnels.close_where(|_| true, End::Shutdown);
-        let tunnels = &self.gateway.tunnels;
-        drop(timeout(MOMENT, tunnels.emptied()).await);
+        let (tunnels, in_flight) = (&self.gateway.tunnels, &self.gateway.in_flight);
+        let others = in_flight.count().saturating_sub(tunnels.len());
+        tunnels.close_where(|_| true, End::Shutdown);
+        // A tunnel's line is written when it is off the registry.
+        let written = || tunnels.is_empty() && in_flight.count() <= others;
+        until(Instant::now() + MOMENT, written).await;
     }
 
     fn leave(&self) {

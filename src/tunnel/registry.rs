@@ -41,6 +41,8 @@ pub struct Info {
     pub client: Option<IpAddr>,
     /// When the tunnel has to end. It may be moved later, see [`Registry::renew`].
     pub deadline: Option<Instant>,
+    /// How long after its token's expiry that is.
+    pub grace: Duration,
 }
 
 /// Figures of one direction.
@@ -104,9 +106,10 @@ impl Live {
         told
     }
 
-    /// Moves the deadline to `deadline` if that is later; false if it is not, or there is none.
-    fn renew(&self, deadline: Instant) -> bool {
-        let deadline = self.since_opened(deadline);
+    /// Moves the deadline to the grace after `expiry` if that is later; false if it is not, or
+    /// there is none.
+    fn renew(&self, expiry: Instant) -> bool {
+        let deadline = self.since_opened(expiry + self.info.grace);
         // No deadline is the largest number, so this leaves it alone.
         self.deadline.fetch_max(deadline, Relaxed) < deadline
     }
@@ -317,13 +320,13 @@ impl Registry {
         told
     }
 
-    /// Moves the deadlines of a pod's tunnels to `deadline`, unless they are later or there is
-    /// none; returns how many were moved.
-    pub fn renew(&self, pod: &str, deadline: Instant) -> usize {
+    /// Moves the deadlines of a pod's tunnels to those of a token that expires at `expiry`, each by
+    /// its own grace, unless they are later or there is none; returns how many were moved.
+    pub fn renew(&self, pod: &str, expiry: Instant) -> usize {
         self.shard(pod).map_or(0, |shard| {
             let shard = lock(shard);
             let of_pod = shard.live.values().filter(|live| *live.info.pod == *pod);
-            of_pod.filter(|live| live.renew(deadline)).count()
+            of_pod.filter(|live| live.renew(expiry)).count()
         })
     }
 

@@ -108,11 +108,13 @@ struct Silence {
     answers: bool,
     /// The side answers no pings and gets no more.
     deaf: bool,
+    /// When it last took bytes.
+    took: Instant,
 }
 
 impl Silence {
     fn new(since: Instant, answers: bool) -> Self {
-        Self { since, asked: 0, answers, deaf: false }
+        Self { since, asked: 0, answers, deaf: false, took: since }
     }
 
     fn restart(&mut self, now: Instant) {
@@ -145,14 +147,16 @@ impl Silence {
         mouth: &Direction,
     ) -> bool {
         let asking = peer.wanted.is_some() && !mouth.blocked();
-        if ear.blocked() || asking || !mouth.pingable() {
-            // It cannot be heard, or was not asked: its silence means nothing. A side that takes
-            // no bytes is another matter.
+        let taking = mouth.blocked() && self.took > self.since;
+        let unheard = ear.tracker.lost();
+        if !unheard && (ear.blocked() || asking || taking || !mouth.pingable()) {
+            // It cannot be heard, was not asked, or has not come to it yet: its silence means
+            // nothing. A side that takes no bytes is another matter.
             self.restart(now);
-        } else if self.asked < PINGS {
+        } else if !unheard && self.asked < PINGS {
             self.asked += 1;
             peer.wanted = Some(Own::Ping);
-        } else if self.answers {
+        } else if !unheard && self.answers {
             return true;
         } else {
             self.deaf = true;
@@ -187,6 +191,9 @@ struct Relay<C, P> {
     last: Instant,
     /// Which side ended first.
     first: Option<End>,
+    /// Which side sent a Close frame first. The pod, a server, is then the first to end either way
+    /// (RFC 6455 §7.1.1).
+    goodbye: Option<End>,
     closing: Option<Closing>,
 }
 
@@ -214,6 +221,7 @@ where
             tunnel,
             last: now,
             first: None,
+            goodbye: None,
             closing: None,
         }
     }
@@ -252,17 +260,19 @@ where
     fn poll_flow(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut buffer = SHARED.take();
         buffer.resize(BUFFER, 0);
-        let before = self.up.moved + self.down.moved;
+        let (went_up, went_down) = (self.up.moved, self.down.moved);
         let up = self.up.poll(cx, &mut self.client, &mut self.pod, &mut buffer);
         let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut buffer);
         SHARED.set(buffer);
-        self.note(self.up.moved + self.down.moved != before);
+        self.note(went_up, went_down);
         let broken = match (up, down) {
             (Poll::Ready(Err(broken)), _) => Some((broken, broken == Broken::Reader)),
             (_, Poll::Ready(Err(broken))) => Some((broken, broken == Broken::Writer)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
                 let end = self.closing.as_ref().map(|closing| closing.end);
-                return Poll::Ready(end.or(self.first).unwrap_or(End::ClientClose));
+                return Poll::Ready(
+                    end.or(self.goodbye).or(self.first).unwrap_or(End::ClientClose),
+                );
             }
             (Poll::Ready(Ok(())) | Poll::Pending, Poll::Ready(Ok(())) | Poll::Pending) => None,
         };
@@ -284,16 +294,27 @@ where
         }
     }
 
-    /// Notes what was received and delivered.
-    fn note(&mut self, moved: bool) {
+    /// Notes what was received and delivered; `up` and `down` are the bytes delivered until then.
+    fn note(&mut self, up: u64, down: u64) {
+        let (up, down) = (self.up.moved != up, self.down.moved != down);
+        let moved = up || down;
         let ended = self.up.ended || self.down.ended;
         let news = self.client.spoke || self.client.data || self.pod.spoke || moved || ended;
         if !news {
             return;
         }
         let now = Instant::now();
+        for (took, silence) in [(down, &mut self.client_silence), (up, &mut self.pod_silence)] {
+            if took {
+                silence.took = now;
+            }
+        }
         let client = self.client_silence.hear(now, &mut self.client);
         let pod = self.pod_silence.hear(now, &mut self.pod);
+        let (up, down) = (self.up.tracker.closed(), self.down.tracker.closed());
+        if self.goodbye.is_none() && (up || down) {
+            self.goodbye = Some(if up { End::ClientClose } else { End::PodClose });
+        }
         if client || pod || ended && moved {
             self.last = now;
         }

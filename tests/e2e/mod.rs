@@ -31,6 +31,9 @@ fn gateway_config(keys: &Path, sealing: Sealing, website: SocketAddr, vnc_port: 
         [upstreams.website]
         host = "{}"
         port = {}
+        [[route]]
+        name = "websockify"
+        tunnel = {{ ping = "500ms" }}
         "#,
         website.ip(),
         website.port()
@@ -98,6 +101,27 @@ fn the_known_picture_arrives_through_the_gateway() {
 #[test]
 fn the_known_picture_arrives_with_a_target_made_with_the_private_key() {
     the_picture_arrives(Sealing::PrivateKey);
+}
+
+/// A silent browser and a silent websockify are pinged between the pixels, and nobody sees it.
+#[test]
+fn the_picture_stays_and_keys_arrive_while_pings_flow() {
+    let site = Site::start(Sealing::PublicKey);
+    let desktop = Desktop::start(ADA_POD, site.vnc_port, &ADA);
+    let points = Picture::probes();
+    let script = site.page().start(&site.token(ADA_POD, TTL)).wait_for_picture(&ADA);
+    // Six intervals: three are enough to lose who does not answer.
+    let script = script
+        .wait("performance.now() - (window.begun ??= performance.now()) > 3000")
+        .wait("window.state === 'connected'")
+        .wait_for_picture(&ADA)
+        .pixels("seen", &points);
+    let script = script.click(desktop.typing_at()).type_text("pong");
+    let report = rig::browse(&script.until_typed(&desktop, "pong")).assert_done();
+    assert_eq!(report.pixels("seen"), ADA.colours_at(&points));
+    assert_eq!(desktop.typed_like("pong"), "pong");
+    // It is still the first.
+    assert_eq!(report.sockets.len(), 1, "{:#?}", report.sockets);
 }
 
 #[test]

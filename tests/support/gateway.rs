@@ -54,6 +54,11 @@ impl Gateway {
         Self::try_start(self.address, toml, &[]).unwrap()
     }
 
+    /// Starts it on this address; none if another one listens there.
+    pub(crate) fn start_at(toml: &str, address: SocketAddr) -> Option<Self> {
+        Self::try_start(address, toml, &[])
+    }
+
     fn try_start(address: SocketAddr, toml: &str, env: &[(&str, &str)]) -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("deskgate.toml");

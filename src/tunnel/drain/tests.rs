@@ -56,6 +56,7 @@ fn open(registry: &Registry) -> Tunnel {
         uid: None,
         client: None,
         deadline: None,
+        grace: Duration::ZERO,
     })
 }
 

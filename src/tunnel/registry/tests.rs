@@ -9,6 +9,7 @@ fn info(pod: &str) -> Info {
         uid: None,
         client: Some([192, 0, 2, 1].into()),
         deadline: None,
+        grace: Duration::ZERO,
     }
 }
 

@@ -26,7 +26,9 @@ struct Rig {
 }
 
 fn info(deadline: Option<Instant>) -> Info {
-    Info { route: "vnc".into(), token: None, pod: "pod".into(), uid: None, client: None, deadline }
+    let grace = Duration::ZERO;
+    let (route, pod) = ("vnc".into(), "pod".into());
+    Info { route, token: None, pod, uid: None, client: None, deadline, grace }
 }
 
 fn start_with(early: Early, limits: Limits, deadline: Option<Instant>) -> Rig {

@@ -1,0 +1,207 @@
+use std::io::Write;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::rig::{
+    BINARY, Held, LATE, Program, Rig, TEXT, masked, plain, read_frame, reset_at_drop, screen,
+    source, tool, with_port,
+};
+use crate::support::{Client, Gateway, PODS, Site, eventually, noise, pod_listeners};
+
+/// The contract's, for how soon the other side learns of an end.
+const SOON_ENOUGH: Duration = Duration::from_secs(1);
+
+/// Runs `act` and waits for the other side's end. The limit is the contract's.
+fn ends(what: &str, act: impl FnOnce()) {
+    let begun = Instant::now();
+    act();
+    assert!(begun.elapsed() < SOON_ENOUGH, "{what}: {:?}", begun.elapsed());
+}
+
+fn python_pod() -> (Program, Gateway) {
+    let (listeners, port) = pod_listeners();
+    drop(listeners);
+    let mut command = Command::new(tool("venv/bin/python"));
+    command.arg(source("peer.py")).args(["pod", PODS[0], &port.to_string()]);
+    let pod = Program::start("pod", &mut command);
+    assert_eq!(pod.line(Duration::from_secs(30)), "ready");
+    (pod, Gateway::start(&with_port("", port)))
+}
+
+fn upgraded(gateway: &Gateway) -> Client {
+    let mut client = Client::connect(gateway.address());
+    client.send(Site::upgrade(&Site::screen()));
+    assert_eq!(client.head().unwrap().status, 101);
+    client.send(masked(TEXT, b"there?"));
+    assert_eq!(read_frame(&mut client.from).unwrap().payload, b"there?");
+    client
+}
+
+#[test]
+fn a_pod_s_process_that_is_killed_ends_its_tunnels() {
+    let (mut pod, gateway) = python_pod();
+    let before = gateway.descriptors();
+    let mut clients: Vec<_> = (0..5).map(|_| upgraded(&gateway)).collect();
+    pod.kill();
+    ends("the clients", || {
+        for client in &mut clients {
+            assert_eq!(client.rest(), b"");
+        }
+    });
+    drop(clients);
+    let ends = || Some(gateway.access("/websockify")).filter(|lines| lines.len() == 5);
+    for line in eventually("all have ended", ends) {
+        assert_eq!(line["reason"], "pod_close", "{line}");
+    }
+    eventually("the descriptors are back", || (gateway.descriptors() <= before).then_some(()));
+}
+
+#[test]
+fn a_pod_s_process_that_is_killed_while_it_is_talked_to_is_lost() {
+    let (mut pod, gateway) = python_pod();
+    let mut client = upgraded(&gateway);
+    let mut typist = client.stream().try_clone().unwrap();
+    let typing = thread::spawn(move || {
+        let piece = masked(BINARY, &noise(100_000));
+        while typist.write_all(&piece).is_ok() {}
+    });
+    for _ in 0..3 {
+        assert_eq!(read_frame(&mut client.from).unwrap().payload.len(), 100_000);
+    }
+    pod.kill();
+    ends("the client", || drop(client.rest()));
+    drop(client);
+    typing.join().unwrap();
+    assert_eq!(gateway.logged("/websockify")["reason"], "pod_lost");
+}
+
+#[test]
+fn a_reset_by_either_side_ends_the_other_at_once() {
+    let rig = Rig::start("");
+    let before = rig.warm();
+    for _ in 0..5 {
+        let (mut client, pod) = rig.open();
+        ends("the client", || {
+            pod.reset();
+            assert_eq!(client.rest(), b"");
+        });
+        assert_eq!(rig.end(), "pod_lost");
+
+        let (client, mut pod) = rig.open();
+        ends("the pod", || {
+            reset_at_drop(client.stream());
+            drop(client);
+            pod.wait_for_end();
+        });
+        assert_eq!(rig.end(), "client_lost");
+    }
+    rig.settled(before);
+}
+
+#[test]
+fn a_reset_ends_the_other_side_also_in_the_middle_of_frames() {
+    let rig = Rig::start("");
+    let before = rig.warm();
+    let (mut client, mut pod) = rig.open();
+    pod.send(&plain(BINARY, &noise(5000))[..3000]);
+    client.bytes(3000);
+    client.send(&masked(BINARY, &noise(5000))[..3000]);
+    pod.send("x");
+    client.bytes(1);
+    ends("the client", || {
+        pod.reset();
+        assert_eq!(client.rest(), b"");
+    });
+    assert_eq!(rig.end(), "pod_lost");
+    rig.settled(before);
+}
+
+/// Nobody listens to a side whose other side takes nothing, so its end shows late, but it does.
+#[test]
+fn a_reset_frees_a_tunnel_whose_other_side_takes_nothing() {
+    let rig = Rig::start("[tunnel]\nuser_timeout = \"1s\"\n");
+    let before = rig.warm();
+    let (client, pod) = rig.open();
+    stall(client, &masked(BINARY, &noise(1 << 20)));
+    assert!(["client_lost", "pod_lost"].contains(&rig.end().as_str()));
+    drop(pod);
+    let (client, mut pod) = rig.open();
+    reset_at_drop(pod.stream.get_ref());
+    fill(pod.stream.get_mut(), &plain(BINARY, &noise(1 << 20)));
+    drop(pod);
+    assert!(["client_lost", "pod_lost"].contains(&rig.end().as_str()));
+    rig.settled(before);
+    drop(client);
+}
+
+/// Sends until nothing more is taken, then resets.
+fn stall(mut client: Client, piece: &[u8]) {
+    reset_at_drop(client.stream());
+    fill(client.from.get_mut(), piece);
+}
+
+fn fill(stream: &mut std::net::TcpStream, piece: &[u8]) {
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    while stream.write_all(piece).is_ok() {}
+}
+
+const IMPATIENT: &str = "timeouts = { idle = \"1s\" }";
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Both ways round: who ends his half first, and the other.
+fn half_closed(client_first: bool, talks_on: bool) {
+    let rig = Rig::start(&screen(IMPATIENT));
+    let before = rig.warm();
+    let (mut client, mut pod) = rig.open();
+    let begun = Instant::now();
+    if client_first {
+        client.finish();
+        assert_eq!(pod.frame(), None);
+    } else {
+        pod.finish();
+        assert_eq!(read_frame(&mut client.from), None);
+    }
+    if talks_on {
+        // For twice as long as it may be silent.
+        while begun.elapsed() < IDLE * 2 {
+            say(&mut client, &mut pod, client_first);
+            thread::sleep(IDLE / 20);
+        }
+        drop((client, pod));
+        let want = if client_first { "client_close" } else { "pod_close" };
+        assert_eq!(rig.end(), want);
+    } else {
+        assert_eq!(rig.end(), "half_closed");
+        let lasted = begun.elapsed();
+        assert!(lasted >= IDLE && lasted < IDLE + LATE, "{lasted:?}");
+        rig.settled(before);
+    }
+}
+
+fn both(talks_on: bool) {
+    thread::scope(|scope| {
+        scope.spawn(|| half_closed(true, talks_on));
+        scope.spawn(|| half_closed(false, talks_on));
+    });
+}
+
+fn say(client: &mut Client, pod: &mut Held, to_client: bool) {
+    if to_client {
+        pod.send(plain(TEXT, b"on"));
+        assert_eq!(read_frame(&mut client.from).unwrap().payload, b"on");
+    } else {
+        client.send(masked(TEXT, b"on"));
+        assert_eq!(pod.frame().unwrap().payload, b"on");
+    }
+}
+
+#[test]
+fn a_side_that_does_not_follow_the_other_s_goodbye_is_ended_in_its_time() {
+    both(false);
+}
+
+#[test]
+fn a_side_that_talks_on_after_the_other_s_goodbye_is_heard() {
+    both(true);
+}

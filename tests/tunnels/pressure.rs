@@ -1,0 +1,117 @@
+use std::io::Write;
+use std::sync::OnceLock;
+use std::thread::{self, JoinHandle};
+
+use super::rig::{BINARY, Held, Rig, TEXT, frame, masked, plain, read_frame};
+use crate::support::{Client, eventually, noise};
+
+/// One worker, so that whoever is in the way is in everybody's.
+const ONE: &str = "[server]\nthreads = 1\n";
+
+/// The same noise for everybody, made once.
+fn piece(number: u64) -> Vec<u8> {
+    static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
+    let mut piece = NOISE.get_or_init(|| noise(PIECE)).clone();
+    piece[..8].copy_from_slice(&number.to_be_bytes());
+    piece
+}
+
+const PIECE: usize = 1 << 20;
+const PIECES: usize = 200;
+
+/// Sends numbered pieces, as fast as they are taken.
+fn flood(mut pod: Held, pieces: usize) -> JoinHandle<Held> {
+    thread::spawn(move || {
+        for n in 0..pieces {
+            if pod.stream.get_mut().write_all(&plain(BINARY, &piece(n as u64))).is_err() {
+                break;
+            }
+        }
+        pod
+    })
+}
+
+fn take(client: &mut Client, pieces: usize) {
+    for n in 0..pieces {
+        let got = read_frame(&mut client.from).expect("cut off");
+        assert!(got.payload == piece(n as u64), "piece {n} is another one");
+    }
+}
+
+fn echo(client: &mut Client, pod: &mut Held) {
+    for n in 0..200_u32 {
+        client.send(masked(TEXT, &n.to_be_bytes()));
+        assert_eq!(pod.frame().unwrap().payload, n.to_be_bytes());
+        pod.send(plain(TEXT, &n.to_be_bytes()));
+        assert_eq!(read_frame(&mut client.from).unwrap().payload, n.to_be_bytes());
+    }
+}
+
+/// Waits until memory grows no more: whatever can pile up has.
+fn settled(rig: &Rig) -> u64 {
+    let (mut most, mut same) = (0, 0);
+    eventually("memory stands still", || {
+        thread::sleep(std::time::Duration::from_millis(20));
+        let now = rig.gateway.rss();
+        same = if now > most { 0 } else { same + 1 };
+        most = most.max(now);
+        (same > 25).then_some(most)
+    })
+}
+
+#[test]
+fn stalled_browsers_cost_little_and_delay_nobody_and_get_everything_in_the_end() {
+    const STALLED: usize = 24;
+    let rig = Rig::start(ONE);
+    // What the first ones take for good.
+    for _ in 0..3 {
+        let (mut client, pod) = rig.open();
+        let flooding = flood(pod, 20);
+        take(&mut client, 20);
+        drop(flooding.join());
+    }
+    let (mut lively, mut its_pod) = rig.open();
+    echo(&mut lively, &mut its_pod);
+    let before = rig.gateway.rss();
+    let stalled: Vec<_> = (0..STALLED)
+        .map(|_| {
+            let (client, pod) = rig.open();
+            (client, flood(pod, PIECES))
+        })
+        .collect();
+    let each = settled(&rig).saturating_sub(before) / STALLED as u64;
+    assert!(each <= 400, "{each} KiB for each stalled browser");
+    echo(&mut lively, &mut its_pod);
+    let mut stalled = stalled.into_iter();
+    let (mut one, its_flood) = stalled.next().unwrap();
+    thread::scope(|scope| {
+        // Others go on while it takes what has waited.
+        scope.spawn(|| echo(&mut lively, &mut its_pod));
+        take(&mut one, PIECES);
+    });
+    drop(its_flood.join().unwrap());
+    for (client, flooding) in stalled {
+        drop(client);
+        drop(flooding.join());
+    }
+}
+
+#[test]
+fn a_stalled_pod_costs_little_and_gets_everything_in_the_end() {
+    let rig = Rig::start(ONE);
+    rig.warm();
+    let (mut client, mut pod) = rig.open();
+    let before = rig.gateway.rss();
+    let flooding = thread::spawn(move || {
+        for n in 0..64_u64 {
+            client.send(frame(true, BINARY, &piece(n), Some([0; 4])));
+        }
+        client
+    });
+    let grown = settled(&rig).saturating_sub(before);
+    assert!(grown <= 2048, "{grown} KiB");
+    for n in 0..64_u64 {
+        assert!(pod.frame().expect("cut off").payload == piece(n), "piece {n} is another one");
+    }
+    drop(flooding.join().unwrap());
+}
