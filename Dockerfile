@@ -4,9 +4,11 @@
 #   docker run --read-only --cap-drop ALL -p 80:80 \
 #       -v ./payload:/config.payload:ro -v ./signing:/config.signing:ro deskgate
 #
-# It listens on port 80 as uid 65532: docker and containerd set
-# net.ipv4.ip_unprivileged_port_start=0 in a container. Elsewhere (podman, host
-# network) set that sysctl or configure higher ports.
+# It listens on port 80 as uid 65532: docker (20.10) and containerd's CRI plugin (2.0) set
+# net.ipv4.ip_unprivileged_port_start=0 in a container. Elsewhere (containerd 1.x, CRI-O,
+# podman, host network) set that sysctl, as the manifests do, or configure higher ports.
+#
+# abcdesktop 3.x needs the web client as well: conf/kubernetes/overlays/abcdesktop-3/Dockerfile.
 
 FROM rust:1-bookworm AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]

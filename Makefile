@@ -1,8 +1,10 @@
 # deskgate's chores, one command each.
 #
 #   make demo     two desktops in the browser, on http://localhost:30443/
-#   make test     everything: unit, behaviour and end-to-end tests
+#   make test     everything: unit, behaviour and end-to-end tests, and the manifests
 #   make slow     tunnels in real time (five minutes of silence), and thousands more of them
+#   make manifests
+#                 conf/kubernetes against Kubernetes' schemas and what abcdesktop expects of its edge
 #   make conformance TARGET=http://host:port KEYS=folder [PROFILE=abcdesktop-3] [PODS=a,b]
 #                 what another gateway does otherwise; PODS are the addresses of two desktops
 #   make lint     format, clippy, documentation, licences
@@ -15,19 +17,23 @@
 CARGO ?= cargo
 NOVNC := target/tools/node_modules/@novnc/novnc
 
-.PHONY: demo test slow conformance lint bench fuzz image clean
+.PHONY: demo test slow manifests conformance lint bench fuzz image clean
 
 demo:
 	scripts/setup build demo
 	$(CARGO) run --locked -- demo --novnc $(NOVNC) --admin 127.0.0.1:9180
 
-test:
+test: manifests
 	scripts/setup build test
 	$(CARGO) test --locked --no-fail-fast
 
 slow:
 	scripts/setup build test
 	DESKGATE_SLOW=1 $(CARGO) test --locked --test behaviour -- tunnels:: --nocapture
+
+manifests:
+	scripts/setup manifests
+	target/tools/venv/bin/python tests/manifests/check.py --self-test
 
 conformance:
 	scripts/setup build

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use deskgate::auth::mint::KeySet;
 use deskgate::config::env::OVERRIDES;
+
+use crate::support::{BINARY, KeyDir};
 
 fn document(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -36,5 +39,27 @@ fn the_architecture_page_names_every_room() {
             continue;
         };
         assert!(page.contains(&format!("| `{}` |", name.trim_end_matches(';'))), "{name}");
+    }
+}
+
+#[test]
+fn the_manifests_configurations_are_valid() {
+    let keys = KeyDir::new();
+    let key = |name| keys.path().join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/kubernetes");
+    for file in ["base/deskgate.toml", "components/admin/deskgate.toml"] {
+        for profile in ["abcdesktop-3", "abcdesktop-4"] {
+            let output = Command::new(BINARY)
+                .args(["check", "--config"])
+                .arg(folder.join(file))
+                .env_clear()
+                .env("DESKGATE_PROFILE", profile)
+                .env("JWT_DESKTOP_SIGNING_PUBLIC_KEY", key(KeySet::SIGNING_PUBLIC))
+                .env("JWT_DESKTOP_PAYLOAD_PRIVATE_KEY", key(KeySet::PAYLOAD_PRIVATE))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{file}, {profile}: {said}");
+        }
     }
 }

@@ -49,6 +49,8 @@ mod pods;
 mod reload;
 /// Redirects, compression, files.
 mod responses;
+/// A rolling update behind a load balancer.
+mod rollout;
 /// Which upstream gets a path, and what it gets.
 mod routing;
 /// HTTPS: certificates, HTTP/2, tunnels over TLS.

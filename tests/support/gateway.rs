@@ -29,6 +29,7 @@ pub(crate) struct Gateway {
     lines: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
     dir: TempDir,
+    toml: String,
 }
 
 impl Gateway {
@@ -47,6 +48,11 @@ impl Gateway {
             }
         }
         panic!("no free port in {TRIES} tries");
+    }
+
+    /// Another process with the same configuration, at another port.
+    pub(crate) fn sibling(&self) -> Self {
+        Self::start(&self.toml)
     }
 
     /// Another process at the same address, which takes over from this one.
@@ -78,14 +84,16 @@ impl Gateway {
             capture(child.stdout.take().unwrap(), &lines),
             capture(child.stderr.take().unwrap(), &lines),
         ];
-        let mut gateway = Self { child, address, lines, readers, dir };
+        let toml = toml.to_owned();
+        let mut gateway = Self { child, address, lines, readers, dir, toml };
         let alive = eventually("the gateway answers", || {
             if gateway.child.try_wait().unwrap().is_some() {
                 return Some(false);
             }
             gateway.line_with("listening")?;
             // As the health check of a load balancer that speaks the PROXY protocol.
-            let greeting = if toml.contains("proxy_protocol") { "PROXY UNKNOWN\r\n" } else { "" };
+            let behind_proxy = gateway.toml.contains("proxy_protocol");
+            let greeting = if behind_proxy { "PROXY UNKNOWN\r\n" } else { "" };
             let probe = "GET /healthz HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n";
             raw(address, format!("{greeting}{probe}"))
                 .is_ok_and(|answer| answer.status == 200)
