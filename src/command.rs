@@ -12,6 +12,7 @@ use deskgate::config::{Config, Fault, Layered, env};
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod health;
 mod keygen;
 mod routes;
@@ -40,6 +41,13 @@ enum Command {
     /// Reports every fault with its file, line and key (exit code 64), warns of settings that are
     /// valid and dangerous, and prints each effective value with the place it came from.
     Check(ConfigArgument),
+    /// Examine an installation, in its pod or from elsewhere, and name a remedy for each problem.
+    ///
+    /// Checks the configuration, keys, certificates, services, clocks, the Kubernetes API, the edge's
+    /// Service as the pods see it, a front proxy (--url) and the listening addresses. Prints numbered
+    /// findings. Ends with 0 if there is no problem (warnings count as none), 1 if there is one, 64
+    /// if the configuration is not valid.
+    Doctor(doctor::Arguments),
     /// Serve a demonstration: two desktops, with stand-ins for everything behind the gateway.
     ///
     /// Makes fresh keys in memory and needs nothing but this program; the picture in the browser
@@ -85,6 +93,8 @@ enum Failure {
     Config(Vec<Fault>),
     /// Anything else, told in one message.
     Other(String),
+    /// Everything is said already; this is the exit code.
+    Told(u8),
 }
 
 impl Failure {
@@ -129,6 +139,7 @@ pub(crate) fn main() -> ExitCode {
             complain(&message);
             ExitCode::FAILURE
         }
+        Err(Failure::Told(code)) => ExitCode::from(code),
     }
 }
 
@@ -136,6 +147,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(config) => run::run(&config),
         Command::Check(config) => check::check(&config),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Keygen(arguments) => keygen::keygen(&arguments),

@@ -14,6 +14,7 @@ mod book;
 mod health;
 pub mod identity;
 pub mod slices;
+mod survey;
 mod watch;
 
 use std::fmt;
@@ -28,6 +29,7 @@ use tokio::time::timeout_at;
 pub use api::{Fault, Server, Transport};
 pub use health::{Condition, Counters, Status};
 pub use identity::{Endpoint, Host, Readiness, Verdict};
+pub use survey::{Survey, survey};
 
 use api::Api;
 use book::Book;

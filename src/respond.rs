@@ -199,6 +199,10 @@ pub async fn write(session: &mut Session, problem: &Problem, may_keep: bool) -> 
     let mut head = ResponseHeader::build(problem.status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, content_type)?;
     own_headers(&mut head)?;
+    if session.req_header().headers.contains_key(header::UPGRADE) {
+        // RFC 6455 section 4.4; also how one sees from outside that the upgrade came this far.
+        head.insert_header(header::SEC_WEBSOCKET_VERSION, "13")?;
+    }
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = match problem.reason {
             "method_refused" => METHODS,

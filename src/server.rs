@@ -32,7 +32,7 @@ use crate::upstream;
 mod build;
 mod connection;
 mod control;
-mod discovery;
+pub(crate) mod discovery;
 mod handover;
 mod http2;
 mod lifecycle;

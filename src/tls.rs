@@ -12,6 +12,8 @@ mod pem_file;
 mod provider;
 mod session;
 
+pub(crate) use certificates::describe;
+
 pub use acceptor::{Acceptor, Settings};
 pub use certificates::{Certificates, Description, Source};
 pub use client_auth::{ClientAuth, ClientRoots};

@@ -56,6 +56,11 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         ],
         &["std::env"],
     ),
+    (
+        "doctor",
+        &["auth", "config", "discovery", "proxy", "server", "tls", "upstream"],
+        &["pingora", "std::env", "SystemTime::now"],
+    ),
     ("demo", &[], &["pingora"]),
 ];
 

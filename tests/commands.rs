@@ -345,7 +345,8 @@ fn completions_are_a_script_that_bash_takes() {
 fn help_mentions_every_command() {
     let said = deskgate(&["--help"]);
     assert_eq!(said.code, 0);
-    for command in ["run", "check", "keygen", "token", "routes", "health", "completions"] {
+    for command in ["run", "check", "doctor", "keygen", "token", "routes", "health", "completions"]
+    {
         assert!(said.out.contains(&format!("\n  {command} ")), "{command}: {}", said.out);
         assert_eq!(deskgate(&[command, "--help"]).code, 0, "{command}");
     }

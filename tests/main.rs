@@ -30,6 +30,8 @@ mod conformance;
 mod connection;
 /// The picture of the pods, through everything an API server can do.
 mod discovery;
+/// What `deskgate doctor` finds in good and broken worlds.
+mod doctor;
 /// The README against the program.
 mod documents;
 /// Real desktops and a real browser.

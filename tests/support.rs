@@ -3,6 +3,7 @@
 mod client;
 pub(crate) mod fake_api;
 mod gateway;
+pub(crate) mod name_server;
 mod origin;
 mod site;
 pub(crate) mod tokens;

@@ -56,6 +56,13 @@ impl KeyTexts {
     /// # Errors
     /// One fault for each file that cannot be read.
     pub fn read(layered: &Layered) -> Result<Self, Vec<Fault>> {
+        let (texts, faults) = Self::read_what_can_be(layered);
+        if faults.is_empty() { Ok(texts) } else { Err(faults) }
+    }
+
+    /// The files that can be read, and a fault for each of the others.
+    #[must_use]
+    pub fn read_what_can_be(layered: &Layered) -> (Self, Vec<Fault>) {
         let mut faults = Vec::new();
         let mut read = |key: &str, paths: &[PathBuf]| {
             if paths.is_empty() {
@@ -89,7 +96,7 @@ impl KeyTexts {
             signing: read("auth.signing_keys", &auth.signing_keys),
             payload: read("auth.payload_keys", &auth.payload_keys),
         };
-        if faults.is_empty() { Ok(texts) } else { Err(faults) }
+        (texts, faults)
     }
 }
 

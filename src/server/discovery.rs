@@ -56,7 +56,7 @@ pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
 }
 
 /// What `auto` means here: Kubernetes where its API and credentials are.
-fn mode(discovery: &config::Discovery) -> DiscoveryMode {
+pub(crate) fn mode(discovery: &config::Discovery) -> DiscoveryMode {
     match discovery.mode {
         DiscoveryMode::Auto if discovery.api_host.is_empty() || !discovery.token.exists() => {
             DiscoveryMode::Dns
@@ -66,7 +66,8 @@ fn mode(discovery: &config::Discovery) -> DiscoveryMode {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// Where the API is, and whose pods are asked for.
+pub(crate) fn settings(config: &Config) -> Settings {
     let discovery = &config.discovery;
     let transport = match &discovery.authority {
         ca if !ca.as_os_str().is_empty() => {

@@ -199,7 +199,8 @@ fn load(
     }
 }
 
-fn describe(der: &[u8], file: &str, loaded: u64) -> Option<Description> {
+/// What is told about a certificate; none if this is no X.509 certificate.
+pub(crate) fn describe(der: &[u8], file: &str, loaded: u64) -> Option<Description> {
     let (rest, certificate) = X509Certificate::from_der(der).ok()?;
     if !rest.is_empty() {
         return None;

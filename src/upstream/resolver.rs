@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RData};
 use hickory_resolver::{TokioResolver, system_conf};
 use quick_cache::sync::Cache;
 use tokio::time::timeout;
@@ -157,6 +159,25 @@ impl Resolver {
         }
     }
 
+    /// The names that an address has (PTR), in lower case without their final dots. Not remembered.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub async fn names_of(&self, address: IpAddr) -> Result<Vec<String>, Error> {
+        let asked = self.client.reverse_lookup(Name::from(address));
+        let found = match timeout(self.limits.lookup, asked).await {
+            Err(_) | Ok(Err(NetError::Timeout)) => return Err(Error::NameTimeout),
+            Ok(Err(error)) if error.is_no_records_found() => return Err(Error::NoSuchName),
+            Ok(Err(_)) => return Err(Error::NameFailed),
+            Ok(Ok(found)) => found,
+        };
+        let names = found.answers().iter().filter_map(|record| {
+            let RData::PTR(name) = &record.data else { return None };
+            Some(name.0.to_ascii().trim_end_matches('.').to_ascii_lowercase())
+        });
+        Ok(names.collect())
+    }
+
     /// Asks again for an expired name.
     async fn refresh(
         &self,
@@ -209,7 +230,7 @@ impl Resolver {
                     return Ok(self.answer(addresses, now + life));
                 }
                 Err(error) if error.is_no_records_found() => self.confirm_absence(&name).await?,
-                Err(hickory_resolver::net::NetError::Timeout) => return Err(Error::NameTimeout),
+                Err(NetError::Timeout) => return Err(Error::NameTimeout),
                 Err(_) => return Err(Error::NameFailed),
             }
         }

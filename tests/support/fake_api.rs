@@ -122,6 +122,8 @@ pub(crate) enum Fault {
 struct State {
     version: u64,
     slices: BTreeMap<String, Vec<Endpoint>>,
+    /// Endpoints of other services.
+    others: BTreeMap<String, Vec<Endpoint>>,
     /// Every change: version, type, slice.
     log: Vec<(u64, &'static str, Value)>,
     /// A watch from before this version has expired.
@@ -169,6 +171,7 @@ impl FakeApi {
             state: Mutex::new(State {
                 version: 1_000,
                 slices: BTreeMap::new(),
+                others: BTreeMap::new(),
                 log: Vec::new(),
                 oldest: 0,
                 fault: Fault::None,
@@ -216,6 +219,11 @@ impl FakeApi {
             None => endpoints.push(endpoint),
         }
         self.commit(state, kind, &name);
+    }
+
+    /// Another service with these endpoints. It can be listed; a watch of it says nothing.
+    pub(crate) fn service(&self, name: &str, endpoints: Vec<Endpoint>) {
+        self.shared.state().others.insert(name.to_owned(), endpoints);
     }
 
     /// Removes the endpoint of this uid.
@@ -390,7 +398,12 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Answe
         let pairs = target.split_once('?').unwrap().1.split('&');
         pairs.filter_map(|pair| pair.split_once('=')).find(|pair| pair.0 == key).map(|pair| pair.1)
     };
-    assert_eq!(query("labelSelector"), Some("kubernetes.io%2Fservice-name%3Ddesktop"));
+    let selector = query("labelSelector").unwrap();
+    let service = selector.strip_prefix("kubernetes.io%2Fservice-name%3D").unwrap();
+    if service != "desktop" {
+        let body = Full::from(other_json(&shared.state(), service).to_string());
+        return Ok(response(200, body.map_err(|never| match never {}).boxed()));
+    }
     let (sender, receiver) = mpsc::channel(64);
     if watches {
         let from = query("resourceVersion").unwrap().parse().unwrap();
@@ -445,6 +458,18 @@ fn list_json(state: &State, from: Option<&str>) -> Value {
         list["metadata"]["continue"] = json!(next.to_string());
     }
     list
+}
+
+/// The list of another service: one slice, or none.
+fn other_json(state: &State, service: &str) -> Value {
+    let endpoints = state.others.get(service);
+    let slice = |endpoints: &Vec<Endpoint>| slice_json(service, state.version, endpoints);
+    json!({
+        "kind": "EndpointSliceList",
+        "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"resourceVersion": state.version.to_string()},
+        "items": endpoints.map(slice).into_iter().collect::<Vec<_>>(),
+    })
 }
 
 fn pieces(bytes: Vec<u8>, fault: Fault) -> Vec<Bytes> {

@@ -1,7 +1,7 @@
 // A peer of tunnels on Node's `ws`: the same as peer.py, which tells what each part does.
 //
 //     node peer.mjs pod HOST PORT
-//     node peer.mjs client URL SEED
+//     node peer.mjs client URL SEED [SIZE]
 //
 // DESKGATE_TOOLS is the folder with node_modules.
 
@@ -145,13 +145,11 @@ function inbox(socket) {
   });
 }
 
-async function echoes(socket, counting, next, random) {
-  const sizes = [...SIZES, ...SIZES];
+async function echoes(socket, counting, next, random, sizes) {
   for (let at = sizes.length - 1; at > 0; at -= 1) {
     const other = Math.floor(random() * (at + 1));
     [sizes[at], sizes[other]] = [sizes[other], sizes[at]];
   }
-  sizes.push(64 << 20);
   const sent = [];
   let got = 0;
   let wake = () => {};
@@ -179,7 +177,7 @@ async function echoes(socket, counting, next, random) {
   return got;
 }
 
-async function client(url, seed) {
+async function client(url, seed, size) {
   const random = numbers(Number(seed));
   const socket = new WebSocket(url, { perMessageDeflate: DEFLATE });
   const counting = new Counting(socket);
@@ -187,7 +185,8 @@ async function client(url, seed) {
   const text = async () => (await next())[0].toString();
   await new Promise((open, fail) => socket.on('open', open).on('error', fail));
   check(socket.extensions === 'permessage-deflate', 'permessage-deflate was not agreed on');
-  const messages = await echoes(socket, counting, next, random);
+  const messages = await echoes(socket, counting, next, random,
+    size ? [Number(size)] : [...SIZES, ...SIZES]);
   await send(socket, 'drip 12 3000 0.12');
   const slow = digest(...(await next()));
   check(slow === await text(), 'a slow message came as another one');

@@ -1,7 +1,8 @@
 """A peer of tunnels on Python's `websockets`: one end of what peers.rs tells.
 
     peer.py pod HOST PORT              says "ready", then echoes until its input ends
-    peer.py client URL SEED            says one line of JSON about what it went through
+    peer.py client URL SEED [SIZE]     says one line of JSON about what it went through; with messages
+                                       of every size, or of one
     peer.py hold URL [SECONDS]         silent but for answers to pings: says "open", and how it ended
     peer.py talk URL                   says "open", and sends for ever
     peer.py listen URL                 says "open", and is sent to for ever
@@ -149,13 +150,11 @@ def dial(url):
     )
 
 
-async def echoes(socket, rng):
-    """Messages of every size in random order, several under way, own pings among them."""
+async def echoes(socket, rng, sizes):
+    """Messages of these sizes in random order, several under way, own pings among them."""
     sent = []
     ahead = asyncio.Semaphore(4)
-    sizes = SIZES * 2
     rng.shuffle(sizes)
-    sizes.append(64 << 20)
 
     async def send():
         pongs = []
@@ -188,11 +187,11 @@ async def echoes(socket, rng):
     return len(sizes)
 
 
-async def client(url, seed):
+async def client(url, seed, size=None):
     rng = random.Random(int(seed))
     async with dial(url) as socket:
         assert socket.protocol.extensions, "permessage-deflate was not agreed on"
-        messages = await echoes(socket, rng)
+        messages = await echoes(socket, rng, [int(size)] if size else SIZES * 2)
         # The client is silent, in the middle of a message.
         await socket.send("drip 12 3000 0.12")
         message = await socket.recv()

@@ -1,6 +1,8 @@
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::rig::{Program, screen, skipped, slow, source, tool, with_port};
 use crate::support::{Gateway, PODS, Site, pod_listeners};
 
@@ -37,22 +39,33 @@ fn url(gateway: &Gateway) -> String {
 }
 
 fn every_message_comes_back(client: Library, pod: Library, seed: &str) {
-    let (_pod, port) = pod.pod();
-    let gateway = Gateway::start(&with_port(&screen("tunnel = { ping = \"200ms\" }"), port));
-    let url = url(&gateway);
-    let client = Program::start("client", client.command().args(["client", &url, seed]));
-    let report = client.report_or(Duration::from_secs(90), || gateway.output());
-    assert_eq!(report["messages"], 25, "{report}");
-    assert_eq!(report["closed"], serde_json::json!([4001, "grüße"]), "{report}");
+    let (report, reason) = went_through(client, pod, "200ms", &[seed]);
+    assert_eq!(report["messages"], 24, "{report}");
     for side in ["client", "pod"] {
         let counted = &report[side];
-        assert_eq!(counted["strange"], 0, "{side} got a pong that is not its own: {report}");
         // Its own were answered, and there were more pings than the other side's.
         assert!(counted["pongs"].as_u64() > Some(0), "{report}");
         let other = if side == "client" { "pod" } else { "client" };
         assert!(counted["pings"].as_u64() > report[other]["pongs"].as_u64(), "{report}");
     }
-    assert_eq!(gateway.logged("/websockify")["reason"], "client_close");
+    assert_eq!(reason, "client_close");
+}
+
+/// What a client tells at its end, and what the gateway says of that.
+fn went_through(client: Library, pod: Library, ping: &str, how: &[&str]) -> (Value, Value) {
+    let (_pod, port) = pod.pod();
+    let row = screen(&format!("tunnel = {{ ping = {ping:?} }}"));
+    let gateway = Gateway::start(&with_port(&row, port));
+    let url = url(&gateway);
+    let client = Program::start("client", client.command().args(["client", &url]).args(how));
+    let report = client.report_or(Duration::from_secs(90), || gateway.output());
+    assert_eq!(report["closed"], json!([4001, "grüße"]), "{report}");
+    for side in ["client", "pod"] {
+        let strange = &report[side]["strange"];
+        assert_eq!(*strange, 0, "{side} got a pong that is not its own: {report}");
+    }
+    let reason = gateway.logged("/websockify")["reason"].clone();
+    (report, reason)
 }
 
 #[test]
@@ -73,6 +86,16 @@ fn every_message_between_node_and_python_comes_back_as_it_was_while_pings_flow()
 #[test]
 fn every_message_between_node_and_node_comes_back_as_it_was_while_pings_flow() {
     every_message_comes_back(Library::Node, Library::Node, "4");
+}
+
+/// Who hashes so much at once says nothing for a while, so these are asked less often.
+#[test]
+fn the_largest_messages_come_back_as_they_were_while_pings_flow() {
+    let size = (64 << 20).to_string();
+    for (client, pod) in [(Library::Python, Library::Node), (Library::Node, Library::Python)] {
+        let (report, reason) = went_through(client, pod, "1s", &["5", &size]);
+        assert_eq!((&report["messages"], &reason), (&json!(1), &json!("client_close")), "{report}");
+    }
 }
 
 /// The times at which other proxies end what is silent, each just passed.

@@ -80,6 +80,11 @@ async fn deadlines_move_only_forward_and_only_where_there_is_one() {
     assert_eq!(limited.deadline(), Some(at(120)));
     assert_eq!((free.deadline(), other.deadline()), (None, Some(at(60))));
     assert_eq!(registry.renew("nobody", at(120)), 0);
+    let grace = Duration::from_secs(5);
+    let graceful = registry.open(Info { deadline: Some(at(60)), grace, ..info("graceful") });
+    assert_eq!(registry.renew("graceful", at(55)), 0);
+    assert_eq!(registry.renew("graceful", at(56)), 1);
+    assert_eq!(graceful.deadline(), Some(at(61)));
     assert_eq!(registry.get(limited.id()).unwrap().expires_in, Some(120.0));
 }
 
