@@ -252,6 +252,9 @@ pub struct Log {
     pub level: Level,
     /// Form of every line.
     pub format: LogFormat,
+    /// How often each open tunnel is told of; 0 for never.
+    #[serde(with = "humantime_serde")]
+    pub tunnels: Duration,
 }
 
 /// Severity, least severe last.
@@ -448,6 +451,7 @@ impl Config {
                 "server.upstream_keepalive",
                 self.server.upstream_keepalive != new.server.upstream_keepalive,
             ),
+            ("log.tunnels", self.log.tunnels != new.log.tunnels),
             ("log.format", self.log.format != new.log.format),
         ]
         .into_iter()

@@ -25,6 +25,7 @@ use crate::proxy::{Gateway, Rooms, clock};
 use crate::telemetry::access_log::InFlight;
 use crate::telemetry::metrics::{Kind, Metrics};
 use crate::tls::{self, Acceptor, Certificates, SettingsError};
+use crate::tunnel;
 use crate::tunnel::ends::End;
 use crate::tunnel::registry::Registry;
 use crate::upstream;
@@ -185,6 +186,9 @@ impl Process<'_> {
             node: config.server.node_name.clone(),
         };
         tokio::spawn(admin::sample(gateway.in_flight.metrics().clone()));
+        if !config.log.tunnels.is_zero() {
+            tokio::spawn(tunnel::report(gateway.tunnels.clone(), config.log.tunnels));
+        }
         let operators = tokio::spawn(admin::serve(admin, Arc::new(control))).abort_handle();
         if let Some(source) = source {
             let hup = signal(SignalKind::hangup()).map_err(ListenError::Thread)?;

@@ -18,7 +18,7 @@ use pingora::protocols::http::v1::client::HttpSession as Pod;
 use pingora::proxy::Session;
 use pingora::{Error as PingoraError, ErrorType, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use crate::config::Timeouts;
@@ -101,6 +101,28 @@ fn announce(tunnel: &Tunnel, record: &Record) -> u64 {
     let token = record.token.map(|token| token.to_string()).unwrap_or_default();
     info!(target: "tunnel", id, route = record.route, token, "tunnel opened");
     id
+}
+
+/// Tells of every open tunnel, again and again.
+pub async fn report(registry: Registry, every: Duration) {
+    loop {
+        sleep(every).await;
+        for open in registry.list() {
+            info!(
+                target: "tunnel",
+                id = open.id,
+                route = &*open.route,
+                token = open.token.as_deref().unwrap_or_default(),
+                pod = &*open.pod,
+                age = open.age,
+                received = open.to_pod.bytes,
+                sent = open.to_client.bytes,
+                rtt = open.rtt,
+                last_input = open.last_input,
+                "tunnel open"
+            );
+        }
+    }
 }
 
 /// Tells what became of a tunnel, in an event and in its access log line.

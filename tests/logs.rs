@@ -1,4 +1,4 @@
-use crate::support::{Client, Exchange, PODS, Site, echo, raw, tokens};
+use crate::support::{Client, Exchange, PODS, Site, echo, eventually, raw, tokens};
 
 use serde_json::json;
 
@@ -221,4 +221,27 @@ fn a_pod_sees_no_token_that_travels_where_its_route_looks() {
         assert_eq!(site.get(&target, &headers).status, 200);
         assert_holds_none(&target.replace(&token, "T"), &site.pods[0].last().head, &pieces(&token));
     }
+}
+
+#[test]
+fn a_tunnel_is_told_of_when_it_opens_while_it_lives_and_when_it_ends() {
+    let site = Site::configured_serving("[log]\ntunnels = \"200ms\"\n", echo);
+    let mut socket = site.websocket(&Site::screen());
+    socket.send("something".into()).unwrap();
+    socket.read().unwrap();
+    let opened = site.gateway.wait_for_line("tunnel opened");
+    let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].clone();
+    let open = eventually("it is told of with its traffic", || {
+        let output = site.gateway.output();
+        let found = output
+            .lines()
+            .find(|line| line.contains("tunnel open\"") && line.contains("last_input"));
+        found.map(ToOwned::to_owned)
+    });
+    socket.close(None).unwrap();
+    while socket.read().is_ok() {}
+    drop(socket);
+    let closed = site.gateway.wait_for_line("tunnel closed");
+    assert_eq!((id(&open), id(&closed)), (id(&opened), id(&opened)));
+    assert!(closed.contains("\"reason\":\"client_close\""), "{closed}");
 }
