@@ -9,7 +9,7 @@
 //!
 //! All times are milliseconds of the gateway's wall clock. What the judgement rests on:
 //!
-//! - A pod is listed at most [`LAG`] after it got its address, and pods that are never listed get
+//! - A pod is listed at most `LAG` after it got its address, and pods that are never listed get
 //!   no tokens.
 //! - The clocks of the token's issuer and of this host differ by at most the `skew` given.
 //! - A pod that stays listed keeps its hosts (a pod's uid and address end together).
