@@ -327,7 +327,7 @@ impl Desktop {
 pub struct Discovery {
     /// Who is asked.
     pub mode: DiscoveryMode,
-    /// What serves where the API forbids to list pods.
+    /// What serves where the API forbids to list pods, or was never reached since the start.
     pub fallback: Fallback,
     /// What becomes of a token of which nobody knows whose address it held when it was issued.
     pub ambiguous: Ambiguous,

@@ -192,10 +192,10 @@ impl Pods {
         gone.push(Box::new(callback));
     }
 
-    /// Whether the API forbids this service account to look at pods, and never allowed it.
+    /// Whether the API never let this process look at pods: it forbids it, or cannot be reached.
     #[must_use]
-    pub fn is_denied(&self) -> bool {
-        self.shared.health.is_denied()
+    pub fn is_blind(&self) -> bool {
+        self.shared.health.is_blind()
     }
 
     /// Whether the pod is listed. Ask after registering a tunnel for [`Pods::on_gone`]: the pod may

@@ -184,3 +184,20 @@ fn a_table_of_the_configuration_names_the_desktops() {
     assert_eq!(status(PODS[1]), 404);
     assert_eq!(status("bob.desktop.abcdesktop.svc.cluster.local"), 404);
 }
+
+#[test]
+fn where_the_api_cannot_be_reached_from_the_start_dns_serves_too() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "[discovery]\nmode = \"kubernetes\"\napi_host = \"127.0.0.1\"\napi_port = {}\n\
+         authority = \"\"\nwait = \"200ms\"\n",
+        nobody.port()
+    );
+    let site = Site::configured(&text);
+    eventually("a fallback", || {
+        let token = issued(PODS[0], 0);
+        let answer = site.get("/filer", &format!("ABCAuthorization: {token}\r\n"));
+        (answer.status == 200).then_some(())
+    });
+    site.gateway.wait_for_line("cannot be reached: desktops are found by DNS");
+}

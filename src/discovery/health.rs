@@ -79,14 +79,14 @@ struct Inner {
     counters: Counters,
 }
 
-/// Refusals after which they are believed: a role that was just granted takes a moment.
+/// Failures after which they are believed: a role that was just granted takes a moment.
 const DENIALS: u32 = 2;
 
 /// Written by the watch, read by anyone. Not on the path of requests.
 #[derive(Debug)]
 pub(super) struct Health {
     inner: Mutex<Inner>,
-    /// Lists that were forbidden, as long as none was answered.
+    /// Lists that failed, as long as none was answered.
     denials: AtomicU32,
 }
 
@@ -122,16 +122,16 @@ impl Health {
         }
     }
 
-    /// Whether the API forbids this service account to look: several times, and never once answered.
-    /// Another failure in between changes nothing about that.
-    pub(super) fn is_denied(&self) -> bool {
+    /// Whether the API never once let this process look, and was asked several times: it forbids it, or
+    /// cannot be reached.
+    pub(super) fn is_blind(&self) -> bool {
         self.denials.load(Ordering::Relaxed) >= DENIALS
     }
 
     /// A failure that leaves the known pods to age. Logged when it is another than before.
     pub(super) fn failed(&self, fault: Fault) {
         self.count_fault(fault);
-        if fault == Fault::Forbidden && self.inner().proof.is_none() {
+        if self.inner().proof.is_none() {
             self.denials.fetch_add(1, Ordering::Relaxed);
         }
         let before = std::mem::replace(&mut self.inner().standing, Standing::Failed(fault));

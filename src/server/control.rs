@@ -172,10 +172,10 @@ impl Operations for Control {
         let leaving = self.gateway.in_flight.is_leaving().then(|| "leaving".to_owned());
         // What DNS serves meanwhile is degraded by choice.
         let unsynced = match (&self.gateway.desktops, self.condition()) {
-            (_, Some(Condition::Unsynced)) => true,
-            (Desktops::Kubernetes(watched), Some(Condition::Forbidden { age: None })) => {
-                !watched.falls_back
-            }
+            (
+                Desktops::Kubernetes(watched),
+                Some(Condition::Unsynced | Condition::Forbidden { age: None }),
+            ) => !(watched.falls_back && watched.pods.is_blind()),
             _ => false,
         };
         leaving.into_iter().chain(unsynced.then(|| "discovery".to_owned())).collect()

@@ -33,7 +33,7 @@ pub enum Desktops {
 pub struct Watched {
     /// The pods.
     pub pods: Pods,
-    /// Whether DNS serves while the API forbids to list pods.
+    /// Whether DNS serves as long as the API never let us look at the pods.
     pub falls_back: bool,
     /// Whether a token is believed of which nobody knows whose address it held.
     pub allows_ambiguous: bool,
@@ -142,13 +142,14 @@ impl Watched {
         }
     }
 
-    /// Whether the API never allowed a look at the pods.
+    /// Whether the API never let us look at the pods.
     fn is_blind(&self) -> bool {
-        let blind = self.pods.is_denied();
+        let blind = self.pods.is_blind();
         if blind && !self.announced.swap(true, Ordering::Relaxed) {
             warn!(
-                "the API forbids to list endpointslices: desktops are found by DNS, and a token may \
-                 reach the next owner of its address; grant list and watch to the service account"
+                "the API forbids to list endpointslices, or cannot be reached: desktops are found by \
+                 DNS, and a token may reach the next owner of its address; grant list and watch to \
+                 the service account, and let it reach the API"
             );
         }
         blind
