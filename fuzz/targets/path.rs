@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use deskgate_fuzz::config::Config;
-use deskgate_fuzz::route::{InvalidPath, NormalPath, Table};
+use deskgate_fuzz::route::{Destination, InvalidPath, NormalPath, Table};
 use libfuzzer_sys::fuzz_target;
 
 /// A path longer than this is refused, so a normalised one that escapes made longer is too.
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     if target.len() <= MAX_LEN {
         assert_eq!(NormalPath::parse(target.as_bytes()).unwrap().as_str(), target);
     }
-    if found.route.leads_to_a_desktop() && found.captures.port.is_none() {
+    if matches!(found.route.backend, Destination::Desktop(_)) {
         assert!(found.port().is_some());
     }
 });
