@@ -8,7 +8,9 @@
 #   make conformance TARGET=http://host:port KEYS=folder [PROFILE=abcdesktop-3] [PODS=a,b]
 #                 what another gateway does otherwise; PODS are the addresses of two desktops
 #   make lint     format, clippy, documentation, licences
-#   make bench    micro-benchmarks of the hot rooms, and tunnels against nginx and HAProxy
+#   make bench    micro-benchmarks of the hot rooms, then tunnels and HTTP against nginx and HAProxy
+#   make bench WORK=api,tls [ROUNDS=3]
+#                 only such works of HTTP; WORK=list names them
 #   make fuzz     a short fuzz of everything that eats a client's bytes
 #   make image    checks and builds the container image
 #
@@ -51,8 +53,11 @@ lint:
 
 bench:
 	scripts/setup build bench
+ifndef WORK
 	$(CARGO) bench --locked --bench hot_path
 	$(CARGO) bench --locked --bench tunnels
+endif
+	$(CARGO) bench --locked --bench http -- $(addprefix --only ,$(WORK)) $(addprefix --rounds ,$(ROUNDS))
 
 fuzz:
 	scripts/setup build

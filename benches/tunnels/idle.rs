@@ -1,21 +1,14 @@
 //! Idle tunnels: what each takes of the proxy's memory, and how many it can hold.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use crate::Outcome;
-use crate::process::{Memory, Running, descriptors};
 use crate::proxy::{Proxy, Stand};
-use crate::report::{Measure, Sample};
+use crate::support::Outcome;
+use crate::support::process::{Memory, descriptors, settled};
+use crate::support::report::{Measure, Sample};
 use crate::tunnel;
-
-/// Memory is stable when it stays within 0.5 % for so many looks at it.
-const LOOKS: usize = 4;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
-const SETTLE_WITHIN: Duration = Duration::from_secs(15);
 
 /// One in so many tunnels is asked at the end whether it still carries something.
 const ASKED: usize = 50;
@@ -117,19 +110,4 @@ fn memory(before: Memory, after: Memory, count: usize) -> Vec<Sample> {
         (Measure::new("RSS per tunnel", "KiB", 2), each(before.rss, after.rss)),
         (Measure::new("PSS before", "MiB", 1), before.pss / 1024.0),
     ]
-}
-
-/// Waits until memory does not change any more.
-async fn settled(process: &Running) -> Memory {
-    let deadline = Instant::now() + SETTLE_WITHIN;
-    let mut looks = vec![process.memory()];
-    loop {
-        sleep(BETWEEN_LOOKS).await;
-        let now = process.memory();
-        looks.retain(|look| (look.pss - now.pss).abs() <= now.pss / 200.0);
-        looks.push(now);
-        if looks.len() > LOOKS || Instant::now() > deadline {
-            return now;
-        }
-    }
 }

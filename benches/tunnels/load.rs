@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::Sizes;
 use crate::message::{Kind, Receiver};
-use crate::process::Running;
 use crate::proxy::Proxy;
-use crate::report::{Measure, Sample};
+use crate::support::process::Watch;
+use crate::support::report::{Measure, Sample};
+use crate::support::{Outcome, percentile};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{
     DONE, FAST_PICTURE, INPUT, INPUTS_PER_SECOND, Order, PICTURES_PER_SECOND, picture_size,
 };
-use crate::{Outcome, Sizes};
 
 /// A message of the bulk load.
 const MESSAGE: usize = 16 * 1024;
@@ -67,8 +68,8 @@ pub(crate) async fn echo(proxy: &Proxy, streams: usize, sizes: &Sizes) -> Outcom
     let messages = (2 * count * streams) as f64;
     Ok(vec![
         (Measure::new("CPU per message", "µs", 2), cpu / messages * 1e6),
-        (Measure::new("p50", "µs", 0), percentile(&mut times, 50)),
-        (Measure::new("p99", "µs", 0), percentile(&mut times, 99)),
+        (Measure::new("p50", "µs", 0), percentile(&mut times, 500)),
+        (Measure::new("p99", "µs", 0), percentile(&mut times, 990)),
     ])
 }
 
@@ -130,10 +131,10 @@ pub(crate) async fn keys(proxy: &Proxy, sizes: &Sizes) -> Outcome<Vec<Sample>> {
     }
     let rate = (pictures * FAST_PICTURE) as f64 / start.elapsed().as_secs_f64();
     Ok(vec![
-        (Measure::new("p50, quiet", "µs", 0), percentile(&mut quiet, 50)),
-        (Measure::new("p99, quiet", "µs", 0), percentile(&mut quiet, 99)),
-        (Measure::new("p50, beside the picture", "µs", 0), percentile(&mut busy, 50)),
-        (Measure::new("p99, beside the picture", "µs", 0), percentile(&mut busy, 99)),
+        (Measure::new("p50, quiet", "µs", 0), percentile(&mut quiet, 500)),
+        (Measure::new("p99, quiet", "µs", 0), percentile(&mut quiet, 990)),
+        (Measure::new("p50, beside the picture", "µs", 0), percentile(&mut busy, 500)),
+        (Measure::new("p99, beside the picture", "µs", 0), percentile(&mut busy, 990)),
         (Measure::new("the picture", "MB/s", 0), rate / 1e6),
     ])
 }
@@ -173,25 +174,6 @@ async fn type_keys(tunnel: &mut Tunnel, count: u32) -> Outcome<(Vec<Duration>, u
     tokio::try_join!(send, receive).map(|((), received)| received)
 }
 
-/// CPU and time from a moment on.
-struct Watch<'p> {
-    process: &'p Running,
-    cpu: crate::process::Cpu,
-    start: Instant,
-}
-
-impl<'p> Watch<'p> {
-    fn start(process: &'p Running) -> Self {
-        Self { process, cpu: process.cpu(), start: Instant::now() }
-    }
-
-    /// Seconds of each since the start.
-    fn stop(self) -> (f64, f64) {
-        let wall = self.start.elapsed().as_secs_f64();
-        (self.process.cpu().since(self.cpu), wall)
-    }
-}
-
 /// Takes a binary message of this size.
 async fn expect<R>(from: &mut Receiver<R>, size: usize) -> Outcome<()>
 where
@@ -214,11 +196,4 @@ where
         return Ok(());
     }
     Err("the pod sent more than it should".into())
-}
-
-/// In microseconds.
-fn percentile(times: &mut [Duration], percent: usize) -> f64 {
-    times.sort_unstable();
-    let rank = (times.len() * percent).div_ceil(100).saturating_sub(1);
-    times.get(rank).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }

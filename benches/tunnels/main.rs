@@ -12,9 +12,9 @@
 mod idle;
 mod load;
 mod message;
-mod process;
 mod proxy;
-mod report;
+#[path = "../support/mod.rs"]
+mod support;
 mod tunnel;
 mod upstream;
 
@@ -25,16 +25,12 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
 use proxy::{Candidate, Proxy, Stand};
-use report::{Report, Sample};
-
-pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-/// The name under which browsers know the proxy.
-pub(crate) const HOST: &str = "desktops.example";
+use support::report::{Report, Sample};
+use support::rounds::alternate;
+use support::{Outcome, or_all, process};
 
 /// First argument of the process that plays the pods.
 pub(crate) const UPSTREAM: &str = "play-the-pods";
@@ -129,17 +125,7 @@ fn main() -> Outcome<()> {
         return upstream::main(arguments.next().ok_or("how many pods?")?.parse()?);
     }
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        // Whichever ends first: what was started ends with the run.
-        tokio::select! {
-            outcome = run(&arguments) => outcome,
-            _ = terminate.recv() => Err("terminated".into()),
-            _ = interrupt.recv() => Err("interrupted".into()),
-        }
-    })
+    process::until_told(run(&arguments))
 }
 
 async fn run(arguments: &Arguments) -> Outcome<()> {
@@ -172,7 +158,8 @@ async fn run(arguments: &Arguments) -> Outcome<()> {
             bench.load(load, &ready, &mut report).await;
         }
     }
-    println!("{}", report.markdown(&candidates));
+    let names: Vec<_> = candidates.iter().map(|candidate| candidate.name()).collect();
+    println!("{}", report.markdown(&names));
     let about = json!({
         "candidates": versions,
         "workers": workers,
@@ -181,19 +168,9 @@ async fn run(arguments: &Arguments) -> Outcome<()> {
         "seconds": start.elapsed().as_secs(),
         "machine's load before": load_before.trim(),
     });
-    if let Some(parent) = arguments.json.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::write(&arguments.json, format!("{:#}\n", report.json(about)))?;
+    report.write(&arguments.json, about)?;
     eprintln!("figures: {}; {} s", arguments.json.display(), start.elapsed().as_secs());
-    match report.failures() {
-        0 => Ok(()),
-        failures => Err(format!("{failures} measurements failed").into()),
-    }
-}
-
-fn or_all<T: Clone>(named: &[T], all: &[T]) -> Vec<T> {
-    if named.is_empty() { all.to_vec() } else { named.to_vec() }
+    report.verdict()
 }
 
 /// A kind of load with its number of tunnels.
@@ -256,25 +233,17 @@ impl Bench<'_> {
     async fn load(&self, load: Load, candidates: &[Candidate], report: &mut Report) {
         let name = self.name(load);
         eprintln!("{name}");
-        let mut running: Vec<(Candidate, Option<Proxy>)> =
-            candidates.iter().map(|candidate| (*candidate, None)).collect();
-        for _ in 0..self.sizes.rounds {
-            let mut failed = Vec::new();
-            for (candidate, proxy) in &mut running {
-                let measured = self.measure(load, *candidate, proxy).await;
-                match measured {
-                    Ok(samples) => report.add(&name, *candidate, &samples),
-                    Err(error) => {
-                        report.fail(format!("{name}: {}: {error}", candidate.name()));
-                        failed.push(*candidate);
-                    }
+        alternate(candidates, self.sizes.rounds, async |candidate, proxy| {
+            match self.measure(load, candidate, proxy).await {
+                Ok(samples) => report.add(&name, candidate.name(), &samples),
+                Err(error) => {
+                    report.fail(format!("{name}: {}: {error}", candidate.name()));
+                    return false;
                 }
             }
-            running.retain(|(candidate, _)| !failed.contains(candidate));
-            if !running.is_empty() {
-                running.rotate_left(1);
-            }
-        }
+            true
+        })
+        .await;
     }
 
     async fn measure(
@@ -314,7 +283,7 @@ impl Bench<'_> {
             };
             match held.await {
                 Ok((samples, note)) => {
-                    report.add(&name, *candidate, &samples);
+                    report.add(&name, candidate.name(), &samples);
                     report.notes.push(format!("{what}: {note}"));
                 }
                 Err(error) => report.fail(format!("{what}: {error}")),

@@ -3,7 +3,7 @@
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::Outcome;
+use crate::support::Outcome;
 
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;

@@ -1,27 +1,27 @@
 //! The candidates: how each proxy is configured and started.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::Resumption;
 
-use crate::process::{Running, descriptors};
+use crate::support::Outcome;
+use crate::support::peers::{self, fill, free_ports, keep, run};
+use crate::support::process::{Running, descriptors};
+use crate::support::tls::{connector, write_certificate};
 use crate::tunnel::{self, Door};
-use crate::{HOST, Outcome, upstream};
+use crate::upstream;
 
 /// Tunnels through one of the proxy's addresses and to one pod: another has all its client ports free.
 const PER_POD: usize = 10_000;
 
 /// For a process to be ready.
 const START_WITHIN: Duration = Duration::from_secs(20);
-
-/// Times a start is tried: someone else may take a port meanwhile.
-const TRIES: usize = 3;
 
 /// Life of the desktop tokens.
 const TOKEN_TTL: &str = "6h";
@@ -54,39 +54,17 @@ impl Candidate {
     /// The program, or what to do to have it.
     fn program(self) -> Outcome<PathBuf> {
         match self {
-            Self::Nginx | Self::Nginx64k => find("nginx", "nginx-light"),
-            Self::Haproxy => find("haproxy", "haproxy"),
-            Self::Deskgate => {
-                let built = option_env!("CARGO_BIN_EXE_deskgate").map(PathBuf::from);
-                let program = std::env::var_os("DESKGATE_BIN").map(PathBuf::from).or(built);
-                let program = program.ok_or("DESKGATE_BIN names no deskgate")?;
-                if program.is_file() {
-                    return Ok(program);
-                }
-                Err(format!("there is no {}", program.display()).into())
-            }
+            Self::Nginx | Self::Nginx64k => peers::find("nginx", "nginx-light"),
+            Self::Haproxy => peers::find("haproxy", "haproxy"),
+            Self::Deskgate => peers::deskgate(),
         }
     }
 
     /// What it calls itself.
     pub(crate) fn version(self) -> Outcome<String> {
         let flag = if self == Self::Deskgate { "--version" } else { "-v" };
-        let said = Command::new(self.program()?).arg(flag).output()?;
-        let said = [said.stdout, said.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        Ok(said.lines().next().unwrap_or_default().to_owned())
+        peers::version(&self.program()?, flag)
     }
-}
-
-/// Where Debian has a program.
-fn find(name: &str, package: &str) -> Outcome<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    let found = std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name));
-    found.into_iter().find(|program| program.is_file()).ok_or_else(|| {
-        let service = "it may start a service: systemctl disable --now";
-        format!("{name} is missing: apt-get install {package}   ({service} {name})").into()
-    })
 }
 
 /// What all candidates share: certificate, keys and pods.
@@ -104,38 +82,26 @@ impl Stand {
     /// Makes ready for at most so many tunnels at once.
     pub(crate) async fn new(workers: usize, tunnels: usize) -> Outcome<Self> {
         let dir = tempfile::TempDir::new()?;
-        let made = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
-        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        fs::write(dir.path().join("certificate.pem"), &certificate)?;
-        fs::write(dir.path().join("key.pem"), &key)?;
-        fs::write(dir.path().join("both.pem"), certificate + &key)?;
+        let certificate = write_certificate(dir.path())?;
         let pods = tunnels.div_ceil(PER_POD).max(1);
         let arguments = [crate::UPSTREAM, &pods.to_string()];
         let log = dir.path().join("upstream.log");
         let mut upstream = Running::start(&std::env::current_exe()?, &arguments, log)?;
-        let port = read_port(&mut upstream).await?;
-        let connector = tunnel::connector(made.cert.der().clone())?;
+        let port = upstream.first_line(START_WITHIN).await?.parse()?;
+        let connector = connector(certificate, Resumption::disabled())?;
         Ok(Self { dir, workers, tunnels, pods, port, connector, upstream })
     }
 
     /// Starts a candidate and waits until it carries tunnels.
     pub(crate) async fn start(&self, candidate: Candidate, tls: bool) -> Outcome<Proxy> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.try_start(candidate, tls).await {
-                Err(error) if tries < TRIES && error.to_string().contains("in use") => {}
-                Err(error) => return Err(format!("it does not start: {error}").into()),
-                Ok(proxy) => return Ok(proxy),
-            }
-        }
+        peers::start(async || self.try_start(candidate, tls).await).await
     }
 
     async fn try_start(&self, candidate: Candidate, tls: bool) -> Outcome<Proxy> {
         let program = candidate.program()?;
         let dir = self.dir.path().join(candidate.name());
         fs::create_dir_all(&dir)?;
-        let (http, https) = free_ports()?;
+        let (http, https) = free_ports(gate(0))?;
         let config = dir.join("config");
         fs::write(&config, self.config(candidate, http, tls.then_some(https))?)?;
         let config = config.to_str().ok_or("a temporary folder that is not text")?;
@@ -177,12 +143,7 @@ impl Stand {
             Candidate::Deskgate => include_str!("deskgate.toml"),
         };
         let mut lines = String::new();
-        for line in template.lines() {
-            let line = match line.trim().strip_prefix("{tls}") {
-                Some(_) if https.is_none() => continue,
-                Some(line) => line,
-                None => line,
-            };
+        for line in keep(template, &[("{tls}", https.is_some())]).lines() {
             let each = line.contains("{gate}") || line.contains("{pod}");
             for index in 0..if each { self.pods } else { 1 } {
                 let (gate, pod) = (gate(index).to_string(), upstream::address(index).to_string());
@@ -206,7 +167,7 @@ impl Stand {
             ("{port}", &self.port.to_string()),
             ("{buffers}", buffers),
         ];
-        Ok(words.iter().fold(lines, |text, (word, value)| text.replace(word, value)))
+        Ok(fill(&lines, &words))
     }
 
     /// A path with a token for each pod. The keys are made once.
@@ -240,39 +201,7 @@ pub(crate) struct Proxy {
     pub(crate) door: Door,
 }
 
-async fn read_port(upstream: &mut Running) -> Outcome<u16> {
-    let deadline = Instant::now() + START_WITHIN;
-    loop {
-        if let Some((port, _)) = upstream.said()?.split_once('\n') {
-            return Ok(port.parse()?);
-        }
-        if let Some(end) = upstream.ended()? {
-            return Err(format!("the upstream does not start: {end}").into());
-        }
-        if Instant::now() > deadline {
-            return Err("the upstream does not start".into());
-        }
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn run(program: &Path, arguments: &[&str]) -> Outcome<String> {
-    let output = Command::new(program).args(arguments).output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8(output.stdout)?);
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("deskgate {}: {}", arguments[0], said.trim()).into())
-}
-
 /// One of the proxy's addresses: there are as many as pods.
 fn gate(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 1, 0, u8::try_from(index + 1).unwrap_or(u8::MAX))
-}
-
-/// Two ports that were free a moment ago.
-fn free_ports() -> Outcome<(u16, u16)> {
-    let listen = || TcpListener::bind((gate(0), 0));
-    let (one, two) = (listen()?, listen()?);
-    Ok((one.local_addr()?.port(), two.local_addr()?.port()))
 }

@@ -11,14 +11,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::message::{Kind, Message, Receiver, Sender, Side};
+use crate::support::{HOST, Outcome};
 use crate::upstream::{INPUT, KEY, Order};
-use crate::{HOST, Outcome};
 
 /// Handshakes under way at once, when many tunnels are opened.
 const AT_ONCE: usize = 64;
@@ -43,22 +40,6 @@ pub(crate) struct Door {
     pub(crate) tls: Option<TlsConnector>,
     /// Paths to ask for, in turn.
     pub(crate) paths: Arc<[String]>,
-}
-
-/// What clients speak TLS with: one version and one cipher, so that every proxy does the same work.
-/// Browsers choose these, too. Sessions are not resumed.
-pub(crate) fn connector(root: CertificateDer<'static>) -> Outcome<TlsConnector> {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
-    let mut roots = RootCertStore::empty();
-    roots.add(root)?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// An open tunnel.

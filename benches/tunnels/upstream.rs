@@ -3,7 +3,6 @@
 //! A binary message comes back as it is. A text message is an [`Order`].
 
 use std::fmt;
-use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::Outcome;
 use crate::message::{Kind, Receiver, Sender, Side};
+use crate::support::Outcome;
+use crate::support::process::end_with_input;
 
 /// The key of RFC 6455 section 1.3 and its answer: all clients here use it.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -85,10 +85,7 @@ pub(crate) fn address(pod: usize) -> Ipv4Addr {
 
 /// Serves as so many pods until standard input ends, which it does with the process that asked.
 pub(crate) fn main(pods: usize) -> Outcome<()> {
-    std::thread::spawn(|| {
-        let end = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(i32::from(end.is_err()));
-    });
+    end_with_input();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listeners = listen(pods).await?;

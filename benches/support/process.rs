@@ -2,12 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Outcome;
+use tokio::signal::unix::{self, SignalKind};
+
+use super::Outcome;
 
 /// What a process may take to end by itself.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -64,6 +67,23 @@ impl Running {
         said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing said").to_owned()
     }
 
+    /// Waits until it has said a line, which is its answer to being started.
+    pub(crate) async fn first_line(&mut self, within: Duration) -> Outcome<String> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some((line, _)) = self.said()?.split_once('\n') {
+                return Ok(line.to_owned());
+            }
+            if let Some(end) = self.ended()? {
+                return Err(format!("it does not start: {end}").into());
+            }
+            if Instant::now() > deadline {
+                return Err("it does not start".into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// It and all its children.
     fn tree(&self) -> Vec<u32> {
         let mut tree = vec![self.child.id()];
@@ -106,6 +126,45 @@ impl Running {
     /// The most descriptors that one of its processes has open, and the limit.
     pub(crate) fn descriptors(&self) -> (usize, usize) {
         self.tree().into_iter().map(descriptors).max().unwrap_or_default()
+    }
+}
+
+/// Memory is stable when it stays within 0.5 % for so many looks at it.
+const LOOKS: usize = 4;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
+const SETTLE_WITHIN: Duration = Duration::from_secs(15);
+
+/// Waits until memory does not change any more.
+pub(crate) async fn settled(process: &Running) -> Memory {
+    let deadline = Instant::now() + SETTLE_WITHIN;
+    let mut looks = vec![process.memory()];
+    loop {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let now = process.memory();
+        looks.retain(|look| (look.pss - now.pss).abs() <= now.pss / 200.0);
+        looks.push(now);
+        if looks.len() > LOOKS || Instant::now() > deadline {
+            return now;
+        }
+    }
+}
+
+/// CPU and time from a moment on.
+pub(crate) struct Watch<'p> {
+    process: &'p Running,
+    cpu: Cpu,
+    start: Instant,
+}
+
+impl<'p> Watch<'p> {
+    pub(crate) fn start(process: &'p Running) -> Self {
+        Self { process, cpu: process.cpu(), start: Instant::now() }
+    }
+
+    /// Seconds of each since the start.
+    pub(crate) fn stop(self) -> (f64, f64) {
+        let wall = self.start.elapsed().as_secs_f64();
+        (self.process.cpu().since(self.cpu), wall)
     }
 }
 
@@ -173,6 +232,28 @@ pub(crate) fn descriptors(pid: u32) -> (usize, usize) {
     let line = limits.lines().find(|line| line.starts_with("Max open files"));
     let limit = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
     (open, limit.unwrap_or_default())
+}
+
+/// Runs a bench until it is done or this process is told to end: what was started ends with it.
+pub(crate) fn until_told(run: impl Future<Output = Outcome<()>>) -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = unix::signal(SignalKind::terminate())?;
+        let mut interrupt = unix::signal(SignalKind::interrupt())?;
+        tokio::select! {
+            outcome = run => outcome,
+            _ = terminate.recv() => Err("terminated".into()),
+            _ = interrupt.recv() => Err("interrupted".into()),
+        }
+    })
+}
+
+/// Ends this process with its standard input, which ends with the process that asked for it.
+pub(crate) fn end_with_input() {
+    std::thread::spawn(|| {
+        let end = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(i32::from(end.is_err()));
+    });
 }
 
 /// Raises our limit of open descriptors as far as we may, and with it that of what we start.

@@ -1,10 +1,12 @@
 //! Figures gathered over the rounds, as a Markdown table and as JSON.
 
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::proxy::Candidate;
+use super::Outcome;
 
 /// What a figure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub(crate) type Sample = (Measure, f64);
 struct Series {
     load: String,
     measure: Measure,
-    candidate: Candidate,
+    candidate: &'static str,
     values: Vec<f64>,
 }
 
@@ -67,7 +69,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, load: &str, candidate: Candidate, samples: &[Sample]) {
+    pub(crate) fn add(&mut self, load: &str, candidate: &'static str, samples: &[Sample]) {
         for (measure, value) in samples {
             let known = self.series.iter_mut().find(|series| {
                 series.load == load && series.measure == *measure && series.candidate == candidate
@@ -90,26 +92,38 @@ impl Report {
         self.failures.push(what.replace('\n', "; "));
     }
 
-    pub(crate) fn failures(&self) -> usize {
-        self.failures.len()
+    /// Writes all figures to a file.
+    pub(crate) fn write(&self, file: &Path, about: Value) -> Outcome<()> {
+        if let Some(parent) = file.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        Ok(fs::write(file, format!("{:#}\n", self.json(about)))?)
     }
 
-    fn find(&self, load: &str, measure: Measure, candidate: Candidate) -> Option<&Series> {
+    /// Whether everything could be measured.
+    pub(crate) fn verdict(&self) -> Outcome<()> {
+        match self.failures.len() {
+            0 => Ok(()),
+            failures => Err(format!("{failures} measurements failed").into()),
+        }
+    }
+
+    fn find(&self, load: &str, measure: Measure, candidate: &str) -> Option<&Series> {
         self.series.iter().find(|series| {
             series.load == load && series.measure == measure && series.candidate == candidate
         })
     }
 
     /// A median relative to another candidate's.
-    fn ratio(&self, series: &Series, to: Candidate) -> Option<f64> {
+    fn ratio(&self, series: &Series, to: &'static str) -> Option<f64> {
         let other = self.find(&series.load, series.measure, to)?.median();
         (other > 0.0).then(|| series.median() / other)
     }
 
     /// A row for each load and measure, a column for each candidate.
-    pub(crate) fn markdown(&self, candidates: &[Candidate]) -> String {
+    pub(crate) fn markdown(&self, candidates: &[&'static str]) -> String {
         let mut out = String::from("| load | measured |");
-        candidates.iter().for_each(|candidate| _ = write!(out, " {} |", candidate.name()));
+        candidates.iter().for_each(|candidate| _ = write!(out, " {} |", candidate));
         out += "\n|---|---|";
         out += &"---|".repeat(candidates.len());
         let mut rows: Vec<(&str, Measure)> = Vec::new();
@@ -121,7 +135,7 @@ impl Report {
         for (load, measure) in rows {
             _ = write!(out, "\n| {load} | {} |", measure.label());
             for candidate in candidates {
-                let cell = self.find(load, measure, *candidate).map(|series| self.cell(series));
+                let cell = self.find(load, measure, candidate).map(|series| self.cell(series));
                 _ = write!(out, " {} |", cell.as_deref().unwrap_or("-"));
             }
         }
@@ -140,23 +154,23 @@ impl Report {
             Some(ratio) => format!("{ratio:.2}"),
             None => "-".to_owned(),
         };
-        let (nginx, haproxy) = (ratio(Candidate::Nginx), ratio(Candidate::Haproxy));
+        let (nginx, haproxy) = (ratio("nginx"), ratio("haproxy"));
         format!("{median:.digits$} ({min:.digits$}-{max:.digits$}); {nginx}, {haproxy}")
     }
 
-    pub(crate) fn json(&self, about: Value) -> Value {
+    fn json(&self, about: Value) -> Value {
         let figures = self.series.iter().map(|series| {
             json!({
                 "load": series.load,
                 "measure": series.measure.name,
                 "unit": series.measure.unit,
-                "candidate": series.candidate.name(),
+                "candidate": series.candidate,
                 "median": series.median(),
                 "min": series.min(),
                 "max": series.max(),
                 "values": series.values,
-                "to_nginx": self.ratio(series, Candidate::Nginx),
-                "to_haproxy": self.ratio(series, Candidate::Haproxy),
+                "to_nginx": self.ratio(series, "nginx"),
+                "to_haproxy": self.ratio(series, "haproxy"),
             })
         });
         let figures: Vec<_> = figures.collect();

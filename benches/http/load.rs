@@ -1,0 +1,189 @@
+//! The loads of our own client, each bounded in requests and in time.
+
+use std::path::Path;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_rustls::rustls::HandshakeKind;
+use tokio_rustls::rustls::client::Resumption;
+
+use crate::client::Client;
+use crate::stand::{Proxy, Stand, header};
+use crate::support::process::{Watch, settled};
+use crate::support::report::{Measure, Sample};
+use crate::support::{Outcome, percentile};
+
+/// Connections made at once.
+const AT_ONCE: usize = 16;
+
+/// Handshakes of a round.
+const HANDSHAKES: usize = 1500;
+
+/// Idle connections.
+const IDLE: usize = 4000;
+
+/// New connections with TLS, each for one request that the proxy answers itself.
+pub(crate) async fn handshakes(
+    stand: &Stand,
+    proxy: &Proxy,
+    resumed: bool,
+) -> Outcome<Vec<Sample>> {
+    let resumption = if resumed { Resumption::default() } else { Resumption::disabled() };
+    let tls = stand.connector(resumption)?;
+    let connect = async |expected: Option<HandshakeKind>| {
+        let (mut client, kind) = Client::tls(proxy.https, &tls).await?;
+        client.get("/healthz", "Connection: close\r\n").await?.ok()?;
+        match expected {
+            Some(expected) if kind != expected => Err(format!("a handshake was {kind:?}").into()),
+            Some(_) | None => Outcome::Ok(()),
+        }
+    };
+    if resumed {
+        connect(None).await?;
+    }
+    let expected = if resumed { HandshakeKind::Resumed } else { HandshakeKind::Full };
+    let watch = Watch::start(&proxy.process);
+    for _ in 0..HANDSHAKES {
+        connect(Some(expected)).await?;
+    }
+    let (cpu, wall) = watch.stop();
+    let count = HANDSHAKES as f64;
+    Ok(vec![
+        (Measure::new("CPU per connection", "µs", 1), cpu / count * 1e6),
+        (Measure::new("connections per second", "", 0), count / wall),
+    ])
+}
+
+/// Memory per idle connection that has carried one request.
+pub(crate) async fn idle(stand: &Stand, proxy: &Proxy, tls: bool) -> Outcome<Vec<Sample>> {
+    let tls = if tls { Some(stand.connector(Resumption::disabled())?) } else { None };
+    let before = settled(&proxy.process).await;
+    let mut opening = JoinSet::new();
+    let mut clients = Vec::with_capacity(IDLE);
+    let (http, https) = (proxy.http, proxy.https);
+    let mut started = 0;
+    while clients.len() < IDLE {
+        while started < IDLE && opening.len() < AT_ONCE {
+            let tls = tls.clone();
+            started += 1;
+            opening.spawn(async move {
+                let mut client = match tls {
+                    Some(tls) => Client::tls(https, &tls).await?.0,
+                    None => Client::plain(http).await?,
+                };
+                client.get("/API/small", "").await?.ok()?;
+                Outcome::Ok(client)
+            });
+        }
+        clients.push(opening.join_next().await.ok_or("no connection is being opened")???);
+    }
+    let after = settled(&proxy.process).await;
+    for client in clients.iter_mut().step_by(50) {
+        client.get("/API/small", "").await?.ok()?;
+    }
+    let each = (after.pss - before.pss) / IDLE as f64;
+    Ok(vec![
+        (Measure::new("PSS per connection", "KiB", 2), each),
+        (Measure::new("PSS before", "MiB", 1), before.pss / 1024.0),
+    ])
+}
+
+/// New tokens, each the first of its kind: what each costs beyond one that was seen before, and how
+/// long another request waits meanwhile. The proxy has just been started.
+pub(crate) async fn cold(proxy: &Proxy, tokens: &[String]) -> Outcome<Vec<Sample>> {
+    let (first, rest) = tokens.split_first().ok_or("no tokens")?;
+    let (alone, beside) = rest.split_at(rest.len() / 2);
+    let seen: Vec<_> = alone.iter().map(|_| first.clone()).collect();
+    let mut client = Client::plain(proxy.http).await?;
+    ask(&mut client, &seen).await?; // warms up
+    let watch = Watch::start(&proxy.process);
+    ask(&mut client, &seen).await?;
+    let (cached, _) = watch.stop();
+    let watch = Watch::start(&proxy.process);
+    ask(&mut client, alone).await?;
+    let (cold, _) = watch.stop();
+
+    let mut other = Client::plain(proxy.http).await?;
+    let mut quiet = waits(&mut other, ask(&mut client, &seen)).await?;
+    let mut busy = waits(&mut other, ask(&mut client, beside)).await?;
+    let each = |cpu: f64| cpu / alone.len() as f64 * 1e6;
+    Ok(vec![
+        (COLD, each(cold)),
+        (Measure::new("CPU beyond a token seen before", "µs", 0), each(cold - cached)),
+        (Measure::new("longest wait beside seen tokens", "µs", 0), percentile(&mut quiet, 1000)),
+        (Measure::new("p99 beside new tokens", "µs", 0), percentile(&mut busy, 990)),
+        (WAIT, percentile(&mut busy, 1000)),
+    ])
+}
+
+pub(crate) const COLD: Measure = Measure::new("CPU per new token, all in", "µs", 0);
+pub(crate) const WAIT: Measure = Measure::new("longest wait beside new tokens", "µs", 0);
+
+/// One request with each token.
+async fn ask(client: &mut Client, tokens: &[String]) -> Outcome<()> {
+    for token in tokens {
+        client.get("/filer/small", &header(token)).await?.ok()?;
+    }
+    Ok(())
+}
+
+/// How long requests of another connection take while something goes on.
+async fn waits(
+    client: &mut Client,
+    meanwhile: impl Future<Output = Outcome<()>>,
+) -> Outcome<Vec<Duration>> {
+    let mut meanwhile = pin!(meanwhile);
+    let mut waits = Vec::new();
+    loop {
+        let start = Instant::now();
+        let mut answer = pin!(client.get("/API/small", ""));
+        let answer = tokio::select! {
+            done = &mut meanwhile => {
+                done?;
+                // The last answer, not to be counted.
+                answer.await?.ok()?;
+                return Ok(waits);
+            }
+            answer = &mut answer => answer,
+        };
+        waits.push(start.elapsed());
+        answer?.ok()?;
+    }
+}
+
+/// A long body to a pod, streamed.
+pub(crate) async fn upload(proxy: &Proxy, token: &str, gib: u64) -> Outcome<Vec<Sample>> {
+    let before = proxy.process.memory().rss;
+    let mut client = Client::plain(proxy.http).await?;
+    let watch = Watch::start(&proxy.process);
+    let length = gib << 30;
+    let mut put = pin!(client.put("/filer/upload", token, length));
+    let mut most = before;
+    let answer = loop {
+        tokio::select! {
+            answer = &mut put => break answer?,
+            () = sleep(Duration::from_millis(50)) => most = most.max(proxy.process.memory().rss),
+        }
+    };
+    answer.ok()?;
+    let (cpu, wall) = watch.stop();
+    let bytes = length as f64;
+    Ok(vec![
+        (Measure::new("CPU per GB", "s", 3), cpu / bytes * 1e9),
+        (Measure::new("throughput", "MB/s", 0), bytes / wall / 1e6),
+        (Measure::new("most RSS beyond the start", "MiB", 1), (most - before) / 1024.0),
+    ])
+}
+
+/// A process that has just been started.
+pub(crate) async fn start(proxy: &Proxy, program: &Path) -> Outcome<Vec<Sample>> {
+    let memory = settled(&proxy.process).await;
+    let size = std::fs::metadata(program)?.len() as f64;
+    Ok(vec![
+        (Measure::new("start to first answer", "ms", 1), proxy.ready.as_secs_f64() * 1e3),
+        (Measure::new("RSS", "MiB", 1), memory.rss / 1024.0),
+        (Measure::new("program", "MiB", 1), size / f64::from(1 << 20)),
+    ])
+}
