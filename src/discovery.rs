@@ -183,7 +183,7 @@ impl Pods {
     }
 
     /// Calls `callback` with the uid of each pod that has left the service: at once if its address
-    /// was given on, otherwise after the few seconds in which it may only have been moved. A pod
+    /// was given on, otherwise after the moment in which it may only have been moved. A pod
     /// that is terminating has not left: its tunnels may live as long as it does.
     ///
     /// The callback runs on the watch's task and must not block or register others.

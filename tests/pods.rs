@@ -201,3 +201,26 @@ fn where_the_api_cannot_be_reached_from_the_start_dns_serves_too() {
     });
     site.gateway.wait_for_line("cannot be reached: desktops are found by DNS");
 }
+
+#[test]
+fn a_tunnel_ends_soon_after_its_pod_has_left() {
+    let cluster = Cluster::start("");
+    cluster.synced();
+    cluster.api.set(Endpoint::ready("ida", PODS[0]));
+    let token = cluster.welcome(PODS[0]);
+    let mut tunnel = cluster.site.websocket(&format!("/websockify?{token}"));
+    tunnel.send("ida".into()).unwrap();
+    assert_eq!(tunnel.read().unwrap(), "ida".into());
+    let gone = Instant::now();
+    cluster.api.remove("ida");
+    loop {
+        match tunnel.read().unwrap() {
+            tokio_tungstenite::tungstenite::Message::Close(frame) => {
+                assert_eq!(u16::from(frame.unwrap().code), 4404);
+                break;
+            }
+            _ => assert!(gone.elapsed() < Duration::from_secs(3)),
+        }
+    }
+    assert!(gone.elapsed() < Duration::from_secs(3), "{:?}", gone.elapsed());
+}

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::api::{Fault, Listing};
-use super::identity::{Change, History, LINGER, Pod};
+use super::identity::{Change, History, Pod};
 use super::slices::{Slice, Slices};
 use super::{Moment, Shared};
+
+/// Time for a pod that is moved from one slice to another to be listed again. One that is not has left:
+/// its tunnels end within a second of it.
+const MOVING: Duration = Duration::from_millis(800);
 
 /// A wall clock that gained or lost this much on the monotonic one was set.
 const STEP: i64 = 2_000;
@@ -170,7 +174,7 @@ impl Book {
 
     /// Keeps account of who leaves and who comes back; before the history does.
     fn depart(&mut self, changes: &[Change]) {
-        let due = Instant::now() + Duration::from_millis(LINGER.unsigned_abs());
+        let due = Instant::now() + MOVING;
         for change in changes {
             match change {
                 Change::Present(pod) => {

@@ -29,7 +29,7 @@ pub(super) const LAG: i64 = 5_000;
 
 /// A pod that is listed again within this time, with nobody else on its host, never left: the
 /// controller may move an endpoint between slices, or a service may be made anew.
-pub(super) const LINGER: i64 = 5_000;
+const LINGER: i64 = 5_000;
 
 /// Most departed owners remembered in all.
 const MAX_DEPARTED: usize = 65_536;
