@@ -4,14 +4,14 @@
 //! the pod and relays HTTP or WebSocket to it. Beside that it routes the API, the speed test and
 //! the web client. A request in eight hops:
 //!
-//! 1. a worker of [`server`] accepts and reads a head; pingora parses it;
+//! 1. a worker of [`server`] accepts and reads a head; pingora's session parses it;
 //! 2. [`proxy`] opens the access log record and asks, in this order:
 //! 3. [`route`]: which row takes the normalised path?
 //! 4. [`auth`]: which desktop does the token open? (locate, verify, open, confine)
 //! 5. [`upstream`]: which addresses does it have?
 //! 6. [`proxy`] rewrites the head by its header rules;
-//! 7. [`upstream`] connects, or pingora does for plain HTTP;
-//! 8. [`tunnel`] relays the bytes of an upgrade, pingora those of plain HTTP.
+//! 7. [`upstream`] connects, or has a connection kept from before;
+//! 8. [`tunnel`] relays the bytes of an upgrade, [`proxy`] the bodies of plain HTTP.
 //!
 //! An error at any hop goes to [`respond`], the one room that chooses a status.
 //!

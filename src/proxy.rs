@@ -1,23 +1,20 @@
-//! The gateway on pingora's phases: a few lines per phase, each calling a room.
+//! The gateway: one request from its head to its end, a few lines per step, each calling a room.
 //!
-//! A request goes `request_filter` → `plan` (route, token, target) → either
-//! `open_tunnel` or pingora's own way through `upstream_peer`,
-//! `upstream_request_filter` and `response_filter`. Every error ends in `fail_to_proxy`, which
-//! asks [`crate::respond`]; there is no other way to answer with an error.
+//! [`Gateway::serve`] → `answer` → `plan` (route, token, target) → `exchange::ask`, then either
+//! `exchange::Answer::pass_back` or [`tunnel::start`]. Every error ends in `fail`, which asks
+//! [`crate::respond`]; there is no other way to answer with an error.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use bytes::Bytes;
 use http::{Method, Version, header};
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::modules::http::HttpModules;
-use pingora::modules::http::compression::ResponseCompressionBuilder;
-use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use pingora::upstreams::peer::HttpPeer;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession as Session;
+use pingora::protocols::http::server::ReusableHttpStream;
 use pingora::{Error as PingoraError, Result};
+use tokio::time::timeout;
 
 use crate::auth::token::{locate, without_token};
 use crate::auth::{Authenticator, Desktop};
@@ -32,23 +29,23 @@ use crate::tunnel::ends::End;
 use crate::tunnel::registry::{Info, Registry};
 use crate::tunnel::{self, Opening};
 use crate::upstream::desktops::{Desktops, Found as Pod, Wanted};
+use crate::upstream::pool::Pool;
 use crate::upstream::{self, Upstreams};
 
 mod client;
 pub(crate) mod clock;
 mod compression;
 mod context;
+mod exchange;
 mod headers;
 mod location;
 mod record;
-mod refusal;
 mod renew;
 mod static_files;
 
-pub use context::Context;
-
 use client::Client;
-use context::Plan;
+use context::{Context, Plan, Way};
+use exchange::Answer;
 
 /// The rooms that a request goes through, as one configuration built them.
 #[derive(Debug)]
@@ -81,6 +78,9 @@ pub struct Marks {
     /// Of the issuers of clients' certificates.
     pub authorities: [u8; 32],
 }
+
+/// Longest wait for the end of a connection to be written.
+const CUT: Duration = Duration::from_secs(1);
 
 /// The gateway: the rooms of now, and what outlives them. Clones share everything.
 #[derive(Clone, Debug)]
@@ -130,6 +130,9 @@ impl Rooms {
         if !valid && (public.is_some() || head.version == Version::HTTP_11) {
             return Err(Error::InvalidRequest); // RFC 9112 section 3.2
         }
+        if !headers::connection_is_sound(head) {
+            return Err(Error::InvalidRequest);
+        }
         let (path, query) = path_and_query(head)?;
         let found = self.table.find(&path).ok_or(Error::NoRoute)?;
         ctx.route = Some(Arc::clone(found.route));
@@ -147,6 +150,16 @@ impl Rooms {
         if content_length(head).is_some_and(|length| length > limit) {
             return Err(Error::BodyTooLarge);
         }
+        let upgrade = match headers::is_websocket_upgrade(head) {
+            Some(valid) if found.route.row.websocket => {
+                if !valid {
+                    return Err(Error::InvalidUpgrade);
+                }
+                true
+            }
+            // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
+            Some(_) | None => false,
+        };
         let query = match (found.route.row.token, query) {
             (Some(place), Some(query)) => without_token(place, query),
             (None, query) => query.map(ToOwned::to_owned),
@@ -160,13 +173,9 @@ impl Rooms {
             sent: headers::upstream_host(found.route, port, public.as_deref()),
             public,
             prefix: found.public_prefix(&path).map(ToOwned::to_owned),
-            scheme: client.scheme.clone(),
             route: Arc::clone(found.route),
             client,
-            addresses: Vec::new(),
-            uid: None,
-            attempt: 0,
-            received: 0,
+            upgrade,
         })
     }
 
@@ -207,34 +216,113 @@ impl Rooms {
         };
         Ok(found?)
     }
+}
 
-    /// Connects an upgrade to its pod and hands both streams to the relay, or passes on the pod's
-    /// refusal.
-    async fn open_tunnel(
+/// A request whose pod has agreed to a tunnel.
+struct Upgrade {
+    plan: Plan,
+    answer: Answer,
+}
+
+impl Gateway {
+    /// Serves one request. Returns the connection if another request may follow on it.
+    pub async fn serve(&self, mut session: Session, pool: &Pool) -> Option<ReusableHttpStream> {
+        let rooms = self.rooms();
+        self.prepare(&mut session, &rooms.listen);
+        let client = Client::new(&session, &rooms.listen.trusted_proxies);
+        let record = record::open(&session, client.address, &self.in_flight);
+        let mut ctx = Context { record: Some(record), route: None };
+        let way = Way { rooms: &rooms, desktops: &self.desktops, pool };
+        match self.answer(&mut session, client, &mut ctx, &way).await {
+            Ok(None) => {}
+            Ok(Some(upgrade)) => {
+                // The record goes along; a client that has gone needs no answer.
+                drop(self.open_tunnel(session, upgrade, &mut ctx, &rooms).await);
+                return None;
+            }
+            Err(error) => session = self.fail(session, &error, &mut ctx).await?,
+        }
+        if let Some(record) = &mut ctx.record {
+            record::close(record, &session);
+        }
+        // What is buffered leaves now, within the time that a client has to take something.
+        match timeout(rooms.listen.write_timeout, session.finish()).await {
+            Ok(Ok(next)) => next,
+            Ok(Err(_)) | Err(_) => {
+                record::note(&mut ctx, "client_gone");
+                None
+            }
+        }
+    }
+
+    /// Sets how long each side of a session may take.
+    fn prepare(&self, session: &mut Session, listen: &Listen) {
+        // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close.
+        if session.get_keepalive().is_some() {
+            let keepalive = listen.keepalive.as_secs().max(1);
+            session.set_keepalive((!self.in_flight.is_leaving()).then_some(keepalive));
+        }
+        session.set_pipelining_enabled(true);
+        session.set_read_timeout(Some(listen.read_timeout));
+        session.set_write_timeout(Some(listen.write_timeout));
+        session.set_total_drain_timeout(Some(listen.read_timeout));
+    }
+
+    /// Answers a request, or returns the pod's answer with which a tunnel begins.
+    async fn answer(
         &self,
         session: &mut Session,
+        client: Client,
         ctx: &mut Context,
-        plan: &Plan,
-        gateway: &Gateway,
-    ) -> Result<()> {
-        let mut head = session.req_header().clone();
-        headers::to_upstream(&mut head, &plan.rules(true))?;
-        let found = self.find(plan, &gateway.desktops).await?;
-        let timeouts = &plan.route.row.timeouts;
-        let pod =
-            upstream::send_head(&found.addresses, timeouts, head).await.map_err(Error::from)?;
-        let Some(mut answer) = pod.resp_header().cloned() else {
-            return Err(Error::from(upstream::Error::InvalidResponse).into());
-        };
-        headers::to_client(&mut answer, &plan.answer())?;
-        if answer.status != http::StatusCode::SWITCHING_PROTOCOLS {
-            compression::judge(session, &mut answer, plan.route.row.compress)?;
-            return refusal::pass_on(session, pod, answer).await;
+        way: &Way<'_>,
+    ) -> Result<Option<Upgrade>> {
+        if session.is_http2() {
+            judge_http2(session.req_header(), &way.rooms.listen)?;
         }
+        let plan = way.rooms.plan(session.req_header(), client, ctx).await?;
+        match &plan.route.backend {
+            Destination::Text(text) => respond::write_text(session, text).await?,
+            Destination::Files(_) => {
+                static_files::serve(session, &plan, &way.rooms.roots).await?;
+            }
+            Destination::Renew => {
+                let found = way.rooms.find(&plan, &self.desktops).await?;
+                renew::serve(session, &plan, &found.label, &self.tunnels).await?;
+            }
+            Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
+                if plan.upgrade && self.in_flight.is_draining() {
+                    return Err(Error::Draining.into());
+                }
+                let answer = exchange::ask(session, &plan, way).await?;
+                if answer.head()?.status == http::StatusCode::SWITCHING_PROTOCOLS {
+                    return Ok(Some(Upgrade { plan, answer }));
+                }
+                if plan.upgrade {
+                    // What the client sent after its request is nobody's HTTP.
+                    session.set_keepalive(None);
+                }
+                answer.pass_back(session, &plan, way).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands the client's and the pod's streams to the relay.
+    async fn open_tunnel(
+        &self,
+        session: Session,
+        upgrade: Upgrade,
+        ctx: &mut Context,
+        rooms: &Rooms,
+    ) -> Result<()> {
+        let Upgrade { plan, answer } = upgrade;
+        let mut head = answer.head()?.clone();
+        headers::to_client(&mut head, &plan.answer())?;
         let Some(mut record) = ctx.record.take() else { return Ok(()) };
         record.status = 101;
         let settings = &plan.route.row.tunnel;
         let desktop = plan.desktop.as_deref();
+        let found = answer.found;
         let info = Info {
             route: Arc::clone(&plan.route.name),
             token: record.token.map(|token| token.to_string().into()),
@@ -248,241 +336,61 @@ impl Rooms {
         };
         let opening = Opening {
             info,
-            registry: &gateway.tunnels,
-            timeouts,
+            registry: &self.tunnels,
+            timeouts: &plan.route.row.timeouts,
             ping: settings.ping,
-            sockets: self.sockets,
+            sockets: rooms.sockets,
             record,
         };
-        let id = tunnel::start(session, pod, &answer, opening).await?;
+        let id = tunnel::start(session, answer.upstream.http, &head, opening).await?;
         // The pod may have gone before its tunnel was listed.
-        if found.uid.is_some_and(|uid| !gateway.desktops.lists(&uid)) {
-            let _told = gateway.tunnels.close(id, End::DesktopGone);
+        if found.uid.is_some_and(|uid| !self.desktops.lists(&uid)) {
+            let _told = self.tunnels.close(id, End::DesktopGone);
         }
         // The drain may have looked before it, too.
-        if gateway.in_flight.is_draining() {
-            let _told = gateway.tunnels.close(id, End::Drain);
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl ProxyHttp for Gateway {
-    type CTX = Context;
-
-    fn new_ctx(&self) -> Context {
-        Context::default()
-    }
-
-    fn init_downstream_modules(&self, modules: &mut HttpModules) {
-        modules.add_module(ResponseCompressionBuilder::enable(compression::LEVEL));
-    }
-
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        ctx.accepts = compression::offer(session.req_header_mut());
-        let rooms = self.rooms();
-        let listen = &rooms.listen;
-        // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close.
-        if session.get_keepalive().is_some() {
-            let keepalive = listen.keepalive.as_secs().max(1);
-            session.set_keepalive((!self.in_flight.is_leaving()).then_some(keepalive));
-        }
-        if session.req_header().version == Version::HTTP_2 {
-            judge_http2(session.req_header(), listen)?;
-        }
-        session.set_pipelining_enabled(true);
-        session.set_read_timeout(Some(listen.read_timeout));
-        session.set_write_timeout(Some(listen.write_timeout));
-        session.set_total_drain_timeout(Some(listen.read_timeout));
-        Ok(())
-    }
-
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        compression::restore(session.req_header_mut(), ctx.accepts.take());
-        let rooms = Arc::clone(ctx.rooms.insert(self.rooms()));
-        let client = Client::new(session, &rooms.listen.trusted_proxies);
-        let record = record::open(session, client.address, &self.in_flight);
-        ctx.record = Some(record);
-        let plan = rooms.plan(session.req_header(), client, ctx).await?;
-        match &plan.route.backend {
-            Destination::Text(text) => {
-                respond::write_text(session, text).await?;
-                return Ok(true);
-            }
-            Destination::Files(_) => {
-                static_files::serve(session, &plan, &rooms.roots).await?;
-                return Ok(true);
-            }
-            Destination::Renew => {
-                let found = rooms.find(&plan, &self.desktops).await?;
-                renew::serve(session, &plan, &found.label, &self.tunnels).await?;
-                return Ok(true);
-            }
-            Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {}
-        }
-        match headers::is_websocket_upgrade(session.req_header()) {
-            Some(valid) if plan.route.row.websocket => {
-                if !valid {
-                    return Err(Error::InvalidUpgrade.into());
-                }
-                if self.in_flight.is_draining() {
-                    return Err(Error::Draining.into());
-                }
-                rooms.open_tunnel(session, ctx, &plan, self).await?;
-                return Ok(true);
-            }
-            // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
-            Some(_) | None => ctx.plan = Some(plan),
-        }
-        Ok(false)
-    }
-
-    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let plan = ctx.plan.as_mut().ok_or(Error::NoRoute)?;
-        plan.received = 0; // A second try sends the body again.
-        if plan.addresses.is_empty() {
-            let rooms = ctx.rooms.as_ref().ok_or(Error::NoRoute)?;
-            let found = rooms.find(plan, &self.desktops).await?;
-            plan.addresses = found.addresses;
-            plan.uid = found.uid;
-        }
-        let address = plan.addresses.get(plan.attempt).copied();
-        let address = address.ok_or(Error::Upstream(upstream::Error::ConnectFailed))?;
-        Ok(Box::new(upstream::peer(address, &plan.route.row.timeouts, plan.uid.as_deref())))
-    }
-
-    fn fail_to_connect(
-        &self,
-        _: &mut Session,
-        _: &HttpPeer,
-        ctx: &mut Context,
-        mut error: Box<PingoraError>,
-    ) -> Box<PingoraError> {
-        // Nothing was sent, so the next address may be tried whatever the method.
-        if let Some(plan) = &mut ctx.plan {
-            plan.attempt += 1;
-            error.set_retry(plan.attempt < plan.addresses.len());
-        }
-        error
-    }
-
-    fn error_while_proxy(
-        &self,
-        _: &HttpPeer,
-        session: &mut Session,
-        mut error: Box<PingoraError>,
-        ctx: &mut Context,
-        reused: bool,
-    ) -> Box<PingoraError> {
-        // pingora's default rule, without writing the peer's address into the error.
-        if session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated()
-        {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
-        // Time has passed: whose address this is now is judged anew.
-        if let Some(plan) = &mut ctx.plan {
-            plan.addresses.clear();
-            plan.attempt = 0;
-        }
-        error
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        _: &mut Session,
-        head: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<()> {
-        let plan = ctx.plan.as_ref().ok_or(Error::NoRoute)?;
-        headers::to_upstream(head, &plan.rules(false))
-    }
-
-    async fn request_body_filter(
-        &self,
-        _: &mut Session,
-        body: &mut Option<Bytes>,
-        _: bool,
-        ctx: &mut Context,
-    ) -> Result<()> {
-        let (Some(plan), Some(body)) = (&mut ctx.plan, body) else { return Ok(()) };
-        plan.received += body.len() as u64;
-        if plan.received > plan.route.row.limits.body.as_u64() {
-            return Err(Error::BodyTooLarge.into());
+        if self.in_flight.is_draining() {
+            let _told = self.tunnels.close(id, End::Drain);
         }
         Ok(())
     }
 
-    async fn response_filter(
+    /// Answers a request that failed, if anybody is left to answer. Returns the session unless its
+    /// connection must end as it is.
+    async fn fail(
         &self,
-        session: &mut Session,
-        head: &mut ResponseHeader,
-        ctx: &mut Context,
-    ) -> Result<()> {
-        let plan = ctx.plan.as_ref().ok_or(Error::NoRoute)?;
-        headers::to_client(head, &plan.answer())?;
-        if head.status.is_informational() {
-            return Ok(());
-        }
-        if session.req_header().version == Version::HTTP_10 {
-            // It knows no chunks: the end of the connection is the end of the body.
-            if head.remove_header(&header::TRANSFER_ENCODING).is_some() {
-                session.set_keepalive(None);
-            }
-        }
-        compression::judge(session, head, plan.route.row.compress)
-    }
-
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
+        mut session: Session,
         error: &PingoraError,
         ctx: &mut Context,
-    ) -> FailToProxy {
+    ) -> Option<Session> {
         let Some(problem) = respond::classify(error) else {
             record::note(ctx, "client_gone");
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+            self.cut(session, ctx).await;
+            return None;
         };
         record::note(ctx, problem.reason);
-        if ctx.explains(session) {
+        if ctx.explains(&session) {
             let (code, text) = respond::close_of(&problem);
             if tunnel::accept_and_close(session, code, &text).await.is_ok() {
                 record::note_status(ctx, 101);
             }
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+            return None;
         }
-        // pingora closes the connection after a failure of the upstream's side, whatever we say.
-        let may_keep = ctx.plan.is_none();
-        let kept = respond::write(session, &problem, may_keep).await.unwrap_or(false);
-        FailToProxy { error_code: problem.status.as_u16(), can_reuse_downstream: kept }
+        match respond::write(&mut session, &problem).await {
+            Ok(true) => Some(session),
+            Ok(false) | Err(_) => {
+                self.cut(session, ctx).await;
+                None
+            }
+        }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&PingoraError>, ctx: &mut Context) {
-        // A tunnel has taken the record along, and the session with it.
+    /// Ends a connection in the middle of a response, visibly: no last chunk is written.
+    async fn cut(&self, mut session: Session, ctx: &mut Context) {
         if let Some(record) = &mut ctx.record {
-            record::close(record, session);
+            record::close(record, &session);
         }
-        ctx.record = None;
-    }
-
-    fn request_summary(&self, _: &Session, _: &Context) -> String {
-        String::new() // The default prints the request target, tokens included.
-    }
-
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &PingoraError) -> bool {
-        true // The access log has it.
-    }
-
-    fn suppress_proxy_warn_log(
-        &self,
-        _: &Session,
-        _: &Context,
-        _: &PingoraError,
-        _: ProxyWarnLogContext,
-    ) -> bool {
-        true
+        let limit = session.get_write_timeout().unwrap_or(CUT);
+        drop(timeout(limit.min(CUT), session.shutdown()).await);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error as PingoraError, ErrorSource, ErrorType, Result};
 
 use tokio::time::timeout;
@@ -176,19 +176,18 @@ fn of_pingora(error: &PingoraError) -> Option<Problem> {
     Some(problem)
 }
 
-/// Answers a request with a problem. The connection stays open if the caller may keep it and nothing
-/// of the request is left unread; returns whether it did.
+/// Answers a request with a problem. The connection stays open for another request unless something of
+/// this one is left unread. False if half of another answer went out before.
 ///
 /// # Errors
 /// If the client is gone, or does not take the answer.
-pub async fn write(session: &mut Session, problem: &Problem, may_keep: bool) -> Result<bool> {
+pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
     if session.response_written().is_some_and(|written| !written.status.is_informational()) {
         // Half of an answer went out: only closing tells the client that it is incomplete.
         return Ok(false);
     }
     let unread = !session.is_body_done();
-    let keep = may_keep && !unread && problem.status != StatusCode::BAD_REQUEST;
-    if !keep {
+    if unread || problem.status == StatusCode::BAD_REQUEST {
         session.set_keepalive(None);
     }
     let (content_type, body) = if navigates(session.req_header()) {
@@ -218,7 +217,7 @@ pub async fn write(session: &mut Session, problem: &Problem, may_keep: bool) -> 
     if unread {
         linger(session).await;
     }
-    Ok(keep)
+    Ok(true)
 }
 
 /// Takes some of the body that nobody wants: a close with unread bytes would reset the connection
@@ -230,7 +229,7 @@ async fn linger(session: &mut Session) {
     let mut taken = 0;
     let rest = async {
         while taken < LINGER_BYTES
-            && let Ok(Some(bytes)) = session.downstream_session.read_request_body().await
+            && let Ok(Some(bytes)) = session.read_request_body().await
         {
             taken += bytes.len();
         }
@@ -292,11 +291,11 @@ async fn write_whole(session: &mut Session, mut head: ResponseHeader, body: Byte
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     let bodyless = session.req_header().method == Method::HEAD;
     let write = async {
-        session.write_response_header(Box::new(head), bodyless).await?;
+        session.write_response_header(Box::new(head)).await?;
         if !bodyless {
-            session.write_response_body(Some(body), true).await?;
+            session.write_response_body(body, true).await?;
         }
-        session.as_downstream_mut().finish_body().await
+        session.finish_body().await
     };
     // pingora limits the writing of a body, not of a head, nor the last flush.
     match timeout(WRITE, write).await {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use pingora::server::configuration::ServerConf;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -52,9 +51,6 @@ use reload::Reloader;
 pub use reload::{Load, Source};
 use stage::{Stage, Stages};
 use worker::Worker;
-
-/// Times an idempotent request, or one of which nothing was sent, is tried at most.
-const MAX_TRIES: usize = 4;
 
 /// Time for workers to end what is left.
 const LAST_LINES: Duration = Duration::from_millis(500);
@@ -122,11 +118,11 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     let (stage, stages) = watch::channel(Stage::Serving);
     let (leaving, leaves) = watch::channel(false);
     let (ended, ends) = mpsc::channel(1);
-    let conf = Arc::new(server_conf(config, workers));
     for (index, sockets) in listeners.sockets.into_iter().enumerate() {
-        let (gateway, tls, conf) = (gateway.clone(), tls.clone(), Arc::clone(&conf));
+        let (gateway, tls) = (gateway.clone(), tls.clone());
         let (stage, leaving) = (stages.clone(), leaves.clone());
-        let worker = Worker { sockets, tls, gateway, conf, stage, leaving };
+        let upstream_keepalive = config.server.upstream_keepalive;
+        let worker = Worker { sockets, tls, gateway, upstream_keepalive, stage, leaving };
         start(worker, index, ended.clone())?;
     }
     drop(ended);
@@ -269,13 +265,4 @@ fn addresses(config: &Config, tls: bool) -> Vec<(Scheme, SocketAddr)> {
 fn runtime(blocking: usize) -> Result<Runtime, ListenError> {
     let mut builder = Builder::new_current_thread();
     builder.enable_all().max_blocking_threads(blocking).build().map_err(ListenError::Thread)
-}
-
-fn server_conf(config: &Config, workers: usize) -> ServerConf {
-    ServerConf {
-        threads: workers,
-        upstream_keepalive_pool_size: config.server.upstream_keepalive,
-        max_retries: MAX_TRIES,
-        ..ServerConf::default()
-    }
 }

@@ -76,7 +76,7 @@ pub fn start(log: &Log) -> Flush {
 }
 
 /// Our own events at the configured level. Of the libraries only warnings: below that level they
-/// print request heads, and pingora-proxy repeats what the access log says better.
+/// print request heads.
 fn filter(level: Level) -> EnvFilter {
     let level = match level {
         Level::Error => "error",
@@ -84,5 +84,5 @@ fn filter(level: Level) -> EnvFilter {
         Level::Info => "info",
         Level::Debug => "debug",
     };
-    EnvFilter::new(format!("warn,deskgate={level},access={level},tunnel={level},pingora_proxy=off"))
+    EnvFilter::new(format!("warn,deskgate={level},access={level},tunnel={level}"))
 }

@@ -26,8 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// Most bytes that wait for a flush: a head and a small body leave in one packet. pingora flushes a
-/// body of known length only at its end, so more would hold back what a slow upstream sent.
+/// Most bytes that wait for a flush, or until somebody waits for what the other side says: a head and a
+/// small body leave in one packet, and nothing that a slow upstream sent is held back.
 const UNSENT: usize = 1460;
 
 /// A connection's bare stream.
@@ -64,6 +64,20 @@ impl Transport {
     pub fn into_wire(self) -> Wire {
         debug_assert!(self.unsent.is_empty(), "bytes would be lost");
         self.wire
+    }
+
+    /// Whether neither bytes nor an end has come that nobody has read. Asks the system only if it has
+    /// told of something.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let read = self.wire.tcp().try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Waits until something has come.
+    #[cfg(test)]
+    pub(crate) async fn readable(&self) {
+        self.wire.tcp().readable().await.unwrap();
     }
 
     /// Gives the system what was written; its memory is freed.
@@ -202,7 +216,13 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().wire).poll_read(cx, buf)
+        let this = self.get_mut();
+        // Whoever waits for the other side has said what there is to say.
+        if !this.unsent.is_empty() {
+            // What the system does not take now goes with the next poll, for which it wakes this task.
+            let _pending = this.poll_send(cx)?;
+        }
+        Pin::new(&mut this.wire).poll_read(cx, buf)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tunnels: from an accepted upgrade to the last byte.
 //!
-//! A tunnel leaves pingora. Its session is taken out of the request, both sides' bare streams go to
-//! our own relay, in a task of its own, and the request's memory is freed. (pingora 0.9.1 can end its
+//! A tunnel leaves pingora. Both sides' bare streams go to our own relay, in a task of its own, and the
+//! request's memory is freed. (pingora 0.9.1 can end its
 //! built-in tunnel when a 101 arrives before the empty request body was processed,
 //! cloudflare/pingora#946.)
 
@@ -13,9 +13,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use pingora::http::ResponseHeader;
 use pingora::protocols::Stream;
-use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::protocols::http::v1::client::HttpSession as Pod;
-use pingora::proxy::Session;
 use pingora::{Error as PingoraError, ErrorType, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -37,9 +36,6 @@ use frames::{Pings, Side, Tracker};
 use registry::{Info, Registry, Tunnel};
 use relay::{Early, Limits, Outcome, relay};
 
-/// Size of the pipe that stands in for the session taken out of a request.
-const PLACEHOLDER: usize = 64;
-
 /// Longest wait for a browser to take a refusal and close its side.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
@@ -60,15 +56,14 @@ pub struct Opening<'a> {
     pub record: Record,
 }
 
-/// Hands an accepted upgrade over to the relay. Afterwards the request's session is an empty
-/// placeholder: only `Ok(true)` may be returned to pingora.
+/// Hands an accepted upgrade over to the relay.
 ///
 /// Returns the tunnel's number.
 ///
 /// # Errors
 /// If the client is gone, or is not on an HTTP/1.1 connection.
 pub async fn start(
-    session: &mut Session,
+    session: Session,
     mut pod: Pod,
     head: &ResponseHeader,
     opening: Opening<'_>,
@@ -146,7 +141,7 @@ fn finish(mut record: Record, id: u64, outcome: Outcome) {
 ///
 /// # Errors
 /// If the client is gone.
-pub async fn accept_and_close(session: &mut Session, code: u16, text: &str) -> Result<()> {
+pub async fn accept_and_close(session: Session, code: u16, text: &str) -> Result<()> {
     let key = session.req_header().headers.get("sec-websocket-key").ok_or_else(gone)?;
     let mut answer = ResponseHeader::build(101, Some(3))?;
     answer.insert_header("Connection", "upgrade")?;
@@ -203,13 +198,11 @@ async fn glued(pod: &mut Pod) -> Bytes {
 }
 
 /// Takes the raw stream, and what was read from it too far, out of a request.
-async fn detach(session: &mut Session) -> Result<(Stream, Bytes)> {
-    let placeholder = ServerSession::new_http1(Box::new(tokio::io::duplex(PLACEHOLDER).0));
-    let mut taken = std::mem::replace(&mut *session.downstream_session, placeholder);
+async fn detach(mut session: Session) -> Result<(Stream, Bytes)> {
     // Bytes past the request are kept only for a session that may serve another request.
-    taken.set_pipelining_enabled(true);
-    taken.set_keepalive(Some(1));
-    let reusable = taken.finish().await.map_err(|_| gone())?.ok_or_else(gone)?;
+    session.set_pipelining_enabled(true);
+    session.set_keepalive(Some(1));
+    let reusable = session.finish().await.map_err(|_| gone())?.ok_or_else(gone)?;
     let (stream, early) = reusable.into_parts();
     Ok((stream, early.map(BytesMut::freeze).unwrap_or_default()))
 }

@@ -1,16 +1,13 @@
 //! A route's destination (and a desktop) to socket addresses, and connections to them.
 //!
 //! Desktops are found through [`desktops`], the seam for discovery; fixed services, and desktops where
-//! nobody watches pods, by name through [`resolver::Resolver`].
+//! nobody watches pods, by name through [`resolver::Resolver`]. A [`Connection`] is new or comes out of
+//! the worker's [`pool`].
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::Instant;
 
-use pingora::ErrorType;
-use pingora::http::RequestHeader;
 use pingora::protocols::http::v1::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -19,13 +16,12 @@ use crate::config::{Timeouts, Upstream as FixedUpstream};
 use crate::transport::{Transport, Wire};
 
 pub mod desktops;
+pub mod pool;
 pub mod resolver;
 
+use desktops::Found;
+use pool::{Peer, Pool};
 use resolver::{Resolver, Staleness};
-
-/// Idle time after which a pooled connection is not used again. Node's servers in the pods close
-/// theirs after 5 s; a request sent into that close would fail if it may not be repeated.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// Most addresses of one name that are tried for one request.
 const MAX_ADDRESSES: usize = 4;
@@ -155,76 +151,66 @@ fn with_port(found: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     found.iter().take(MAX_ADDRESSES).map(|address| SocketAddr::new(*address, port)).collect()
 }
 
-/// A peer for pingora, with the route's times. A kept connection is used again only for the same pod.
-#[must_use]
-pub fn peer(address: SocketAddr, timeouts: &Timeouts, uid: Option<&str>) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
-    if let Some(uid) = uid {
-        let mut hasher = DefaultHasher::new();
-        uid.hash(&mut hasher);
-        peer.group_key = hasher.finish();
+/// A connection to an upstream, for one request.
+pub struct Connection {
+    /// HTTP on it.
+    pub http: HttpSession,
+    /// Whether it was kept from an earlier request: the upstream may be about to close it.
+    pub reused: bool,
+    peer: Peer,
+}
+
+impl Connection {
+    /// A kept connection to the first of these addresses, or a new one to the first that takes it.
+    /// Without a pool always a new one.
+    ///
+    /// # Errors
+    /// If no address takes the connection in its time.
+    pub async fn open(
+        found: &Found,
+        timeouts: &Timeouts,
+        pool: Option<&Pool>,
+    ) -> Result<Self, Error> {
+        let mut error = Error::ConnectFailed;
+        for address in &found.addresses {
+            let peer = Peer { address: *address, uid: found.uid.clone() };
+            let kept = pool.and_then(|pool| pool.take(&peer, Instant::now()));
+            let reused = kept.is_some();
+            let transport = match kept {
+                Some(transport) => transport,
+                None => match timeout(timeouts.connect, TcpStream::connect(address)).await {
+                    Ok(Ok(tcp)) => {
+                        // A keystroke must not wait for more bytes; without the option it works,
+                        // later.
+                        let _ = tcp.set_nodelay(true);
+                        Box::new(Transport::new(Wire::Plain(tcp), *address))
+                    }
+                    Ok(Err(_)) => {
+                        error = Error::ConnectFailed;
+                        continue;
+                    }
+                    Err(_) => {
+                        error = Error::ConnectTimeout;
+                        continue;
+                    }
+                },
+            };
+            let mut http = HttpSession::new(transport);
+            http.read_timeout = Some(timeouts.read);
+            http.write_timeout = Some(timeouts.send);
+            return Ok(Self { http, reused, peer });
+        }
+        Err(error)
     }
-    peer.options.connection_timeout = Some(timeouts.connect);
-    peer.options.total_connection_timeout = Some(timeouts.connect);
-    peer.options.read_timeout = Some(timeouts.read);
-    peer.options.write_timeout = Some(timeouts.send);
-    peer.options.idle_timeout = Some(POOL_IDLE);
-    peer
-}
 
-/// Connects to the first address that takes the connection and sends a request's head; the
-/// connection is not pooled. For tunnels.
-///
-/// # Errors
-/// If no address takes the connection, or the upstream gives no valid answer in time.
-pub async fn send_head(
-    addresses: &[SocketAddr],
-    timeouts: &Timeouts,
-    head: RequestHeader,
-) -> Result<HttpSession, Error> {
-    let transport = connect(addresses, timeouts.connect).await?;
-    let mut session = HttpSession::new(Box::new(transport));
-    session.read_timeout = Some(timeouts.read);
-    session.write_timeout = Some(timeouts.send);
-    session.write_request_header(Box::new(head)).await.map_err(|_| Error::ConnectFailed)?;
-    read_head(&mut session).await?;
-    Ok(session)
-}
-
-async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<Transport, Error> {
-    let mut error = Error::ConnectFailed;
-    for address in addresses {
-        match timeout(limit, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => {
-                // A keystroke must not wait for more bytes; without the option it works, later.
-                let _ = tcp.set_nodelay(true);
-                return Ok(Transport::new(Wire::Plain(tcp), *address));
-            }
-            Ok(Err(_)) => error = Error::ConnectFailed,
-            Err(_) => error = Error::ConnectTimeout,
+    /// Keeps the connection for another request if its request and response are over and the
+    /// upstream allows it, and closes it otherwise.
+    pub async fn release(mut self, pool: &Pool) {
+        self.http.respect_keepalive();
+        let Some(stream) = self.http.reuse().await else { return };
+        // Every connection here is a transport.
+        if let Ok(transport) = stream.into_any().downcast::<Transport>() {
+            pool.keep(self.peer, transport, Instant::now());
         }
     }
-    Err(error)
-}
-
-/// Reads the final response head, past any interim ones (RFC 9110 §15.2).
-async fn read_head(session: &mut HttpSession) -> Result<(), Error> {
-    const MAX_INTERIM: usize = 8;
-    for _ in 0..=MAX_INTERIM {
-        session.read_response().await.map_err(|error| {
-            if matches!(error.etype(), ErrorType::ReadTimedout) {
-                Error::ResponseTimeout
-            } else if matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
-                Error::InvalidResponse
-            } else {
-                Error::ConnectFailed
-            }
-        })?;
-        match session.get_status() {
-            Some(status) if status.is_informational() && status != 101 => {}
-            Some(_) => return Ok(()),
-            None => return Err(Error::InvalidResponse),
-        }
-    }
-    Err(Error::InvalidResponse)
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 use ipnet::IpNet;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 
 /// What is known of the client's side of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,12 @@
-//! Which responses are compressed on their way to the client. How is pingora's module's business.
+//! Which responses are compressed on their way to the client. How is pingora's business.
 
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::modules::http::compression::ResponseCompression;
-use pingora::proxy::Session;
+use pingora::protocols::http::compression::ResponseCompressionCtx as Compression;
 
 /// zstd, brotli and gzip level: nginx's `gzip_comp_level` of the incumbent.
-pub(super) const LEVEL: u32 = 5;
+const LEVEL: u32 = 5;
 
 /// Shorter bodies gain nothing, as in the incumbent.
 const MIN_LENGTH: u64 = 2048;
@@ -31,29 +30,32 @@ const TYPES: [&str; 12] = [
 /// Codings we make, the preferred one first.
 const CODINGS: [&str; 3] = ["zstd", "br", "gzip"];
 
-/// Writes what the client accepts in the form that pingora's module understands, which knows no
-/// weights and takes the first coding. Returns the client's own words for [`restore`].
-pub(super) fn offer(head: &mut RequestHeader) -> Option<HeaderValue> {
-    let said = head.remove_header(&header::ACCEPT_ENCODING)?;
-    // A client of HTTP/1.0 could not read the chunks of a body whose length is not known.
-    let codings = match said.to_str() {
-        Ok(text) if head.version != Version::HTTP_10 => accepted(text),
-        Ok(_) | Err(_) => Vec::new(),
+/// Prepares to compress a response, where the row allows it, the response gains by it and the client
+/// takes it; its head is changed accordingly.
+pub(super) fn start(
+    request: &RequestHeader,
+    head: &mut ResponseHeader,
+    allowed: bool,
+) -> Result<Option<Compression>> {
+    if !allowed || !is_eligible(head) {
+        return Ok(None);
+    }
+    vary(head)?;
+    let codings = match text(&request.headers, header::ACCEPT_ENCODING) {
+        // A client of HTTP/1.0 could not read the chunks of a body whose length is not known.
+        Some(said) if request.version != Version::HTTP_10 => accepted(said),
+        Some(_) | None => return Ok(None),
     };
-    if let Ok(list) = HeaderValue::from_str(&codings.join(", "))
-        && !codings.is_empty()
-    {
-        // Cannot fail: name and value are valid.
-        drop(head.insert_header(header::ACCEPT_ENCODING, list));
+    if codings.is_empty() {
+        return Ok(None);
     }
-    Some(said)
-}
-
-/// Gives the request the client's own words back, for the upstream.
-pub(super) fn restore(head: &mut RequestHeader, said: Option<HeaderValue>) {
-    if let Some(said) = said {
-        drop(head.insert_header(header::ACCEPT_ENCODING, said));
-    }
+    // pingora's reading of the header knows no weights and takes the first coding.
+    let mut offer = RequestHeader::build(Method::GET, b"/", Some(1))?;
+    offer.insert_header(header::ACCEPT_ENCODING, codings.join(", "))?;
+    let mut compression = Compression::new(LEVEL, false, false);
+    compression.request_filter(&offer);
+    compression.response_header_filter(head, false);
+    Ok(head.headers.contains_key(header::CONTENT_ENCODING).then_some(compression))
 }
 
 /// The codings of ours that are accepted, best first (RFC 9110 section 12.5.3).
@@ -98,16 +100,6 @@ fn is_eligible(head: &ResponseHeader) -> bool {
             .is_some_and(|value| value.to_ascii_lowercase().contains("no-transform"))
 }
 
-/// Has the response compressed for clients that take it, or leaves it as it is.
-pub(super) fn judge(session: &mut Session, head: &mut ResponseHeader, allowed: bool) -> Result<()> {
-    if allowed && is_eligible(head) {
-        vary(head)
-    } else {
-        leave(session);
-        Ok(())
-    }
-}
-
 /// Says that the response depends on what the client accepts, compressed or not (RFC 9110
 /// section 12.5.5).
 fn vary(head: &mut ResponseHeader) -> Result<()> {
@@ -116,15 +108,6 @@ fn vary(head: &mut ResponseHeader) -> Result<()> {
         line.split(',').map(str::trim).any(|name| name == "*" || name == "accept-encoding")
     });
     if named { Ok(()) } else { head.append_header(header::VARY, "Accept-Encoding").map(drop) }
-}
-
-/// Leaves the response as it is.
-pub(super) fn leave(session: &mut Session) {
-    if let Some(module) = session.downstream_modules_ctx.get_mut::<ResponseCompression>()
-        && module.is_header_phase()
-    {
-        module.adjust_level(0);
-    }
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -155,16 +138,24 @@ mod tests {
     }
 
     #[test]
-    fn the_upstream_sees_the_clients_own_words() {
-        for version in [Version::HTTP_10, Version::HTTP_11] {
-            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
-            head.set_version(version);
-            head.insert_header("accept-encoding", "gzip;q=0.3, br;q=0.9").unwrap();
-            let said = offer(&mut head);
-            let seen = head.headers.get("accept-encoding").map(|value| value.to_str().unwrap());
-            assert_eq!(seen, (version == Version::HTTP_11).then_some("br, gzip"));
-            restore(&mut head, said);
-            assert_eq!(head.headers["accept-encoding"], "gzip;q=0.3, br;q=0.9");
+    fn a_client_gets_the_coding_it_likes_best_and_one_of_http_1_0_none() {
+        for (version, said, want) in [
+            (Version::HTTP_11, "gzip;q=0.3, br;q=0.9", Some("br")),
+            (Version::HTTP_2, "gzip", Some("gzip")),
+            (Version::HTTP_11, "identity", None),
+            (Version::HTTP_10, "gzip", None),
+        ] {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            request.set_version(version);
+            request.insert_header("accept-encoding", said).unwrap();
+            let mut head = ResponseHeader::build(200, None).unwrap();
+            head.insert_header("content-type", "text/html").unwrap();
+            head.insert_header("content-length", "4096").unwrap();
+            let started = start(&request, &mut head, true).unwrap();
+            assert_eq!(started.is_some(), want.is_some(), "{version:?} {said}");
+            let coding = head.headers.get("content-encoding");
+            assert_eq!(coding.map(|value| value.to_str().unwrap()), want);
+            assert_eq!(head.headers["vary"], "Accept-Encoding");
         }
     }
 

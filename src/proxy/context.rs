@@ -1,10 +1,9 @@
-//! What one request carries between pingora's phases.
+//! What one request carries on its way.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderValue, header};
-use pingora::proxy::Session;
+use http::header;
+use pingora::protocols::http::ServerSession as Session;
 
 use super::Rooms;
 use super::client::Client;
@@ -13,18 +12,25 @@ use crate::auth::Desktop;
 use crate::config::Refusal;
 use crate::route::Route;
 use crate::telemetry::access_log::Record;
+use crate::upstream::desktops::Desktops;
+use crate::upstream::pool::Pool;
 
 /// State of one request. Dropping it writes the access log line, unless a tunnel took that over.
 #[derive(Debug, Default)]
-pub struct Context {
-    /// The rooms that the request began with.
-    pub(super) rooms: Option<Arc<Rooms>>,
+pub(super) struct Context {
     pub(super) record: Option<Record>,
     /// The route that took the path, also when the request was refused then.
     pub(super) route: Option<Arc<Route>>,
-    pub(super) plan: Option<Plan>,
-    /// What the client accepts, while the compression module sees our reading of it.
-    pub(super) accepts: Option<HeaderValue>,
+}
+
+/// What leads a request to its upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way<'a> {
+    /// The rooms that the request began with.
+    pub(super) rooms: &'a Rooms,
+    pub(super) desktops: &'a Desktops,
+    /// The worker's connections.
+    pub(super) pool: &'a Pool,
 }
 
 impl Context {
@@ -57,28 +63,19 @@ pub(super) struct Plan {
     pub(super) sent: String,
     /// What the row took off the front of the path.
     pub(super) prefix: Option<String>,
-    /// `http` or `https`, as the client came to us or to a trusted proxy.
-    pub(super) scheme: String,
-    /// Addresses to try, in order; empty until they were looked up.
-    pub(super) addresses: Vec<SocketAddr>,
-    /// The pod's uid, where it is known.
-    pub(super) uid: Option<Arc<str>>,
-    /// The address that is tried now.
-    pub(super) attempt: usize,
-    /// Bytes of the request's body so far.
-    pub(super) received: u64,
+    /// Whether it asks for a tunnel, on a route that has tunnels.
+    pub(super) upgrade: bool,
 }
 
 impl Plan {
     /// The header rules for this request.
-    pub(super) fn rules(&self, upgrade: bool) -> Rules<'_> {
+    pub(super) fn rules(&self) -> Rules<'_> {
         Rules {
             route: &self.route,
             client: &self.client,
             target: &self.target,
             sent: &self.sent,
-            scheme: &self.scheme,
-            upgrade,
+            upgrade: self.upgrade,
         }
     }
 
@@ -86,7 +83,7 @@ impl Plan {
     pub(super) fn answer(&self) -> Answer<'_> {
         Answer {
             route: &self.route,
-            scheme: &self.scheme,
+            scheme: &self.client.scheme,
             public: self.public.as_deref(),
             sent: &self.sent,
             prefix: self.prefix.as_deref(),

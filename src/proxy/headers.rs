@@ -44,8 +44,6 @@ pub(super) struct Rules<'a> {
     pub(super) target: &'a str,
     /// `Host` for the upstream.
     pub(super) sent: &'a str,
-    /// `http` or `https`, as the client connected to us.
-    pub(super) scheme: &'a str,
     /// Keep the upgrade headers.
     pub(super) upgrade: bool,
 }
@@ -195,6 +193,23 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(|token| token.trim().to_ascii_lowercase())
 }
 
+/// Whether `Connection` names only what a client may have taken off: not what routes the request or
+/// says who asks, and not more than a proxy should have to look at (RFC 9110 section 7.6.1).
+pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
+    const MOST: usize = 32;
+    let named = head.headers.get_all(header::CONNECTION).iter();
+    let mut named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut count = 0;
+    named.all(|token| {
+        let token = token.trim_ascii();
+        count += 1;
+        let is_token = token.is_empty() || HeaderName::from_bytes(token).is_ok();
+        let is_host = token.eq_ignore_ascii_case(b"host");
+        let speaks = FORWARDED.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()));
+        is_token && !is_host && !speaks && count <= MOST
+    })
+}
+
 fn strip_hop_by_hop(head: &mut RequestHeader) {
     let named: Vec<_> = tokens(&head.headers, &header::CONNECTION).collect();
     remove_all(head, |name| {
@@ -238,7 +253,7 @@ fn forwarded(
         head.insert_header("X-Real-IP", address.to_string())?;
     }
     if !head.headers.contains_key("x-forwarded-proto") {
-        head.insert_header("X-Forwarded-Proto", rules.scheme)?;
+        head.insert_header("X-Forwarded-Proto", client.scheme.as_str())?;
     }
     match host {
         Some(host) if !head.headers.contains_key("x-forwarded-host") => {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::{Version, header};
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 
 use super::context::Context;
 use super::headers;
@@ -44,7 +44,7 @@ pub(super) fn note(ctx: &mut Context, reason: &'static str) {
     }
 }
 
-/// Notes the status of an answer that pingora does not know of.
+/// Notes the status of an answer that the session does not know of.
 pub(super) fn note_status(ctx: &mut Context, status: u16) {
     if let Some(record) = &mut ctx.record {
         record.status = status;

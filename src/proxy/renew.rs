@@ -2,7 +2,7 @@
 
 use http::Method;
 use pingora::Result;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use tokio::time::{Duration, Instant};
 
 use super::clock;

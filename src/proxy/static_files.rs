@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use pingora::Result;
 use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 
-use super::compression;
 use super::context::Plan;
+use super::exchange::write_head;
 use crate::error::Error;
 use crate::files::{Body, Root};
 
@@ -34,21 +34,15 @@ pub(super) async fn serve(
             head.insert_header(name.clone(), value.clone())?;
         }
     }
-    // The folder chose an encoding already.
-    compression::leave(session);
-    let bodyless = matches!(file.body, Body::Empty);
-    session.write_response_header(Box::new(head), bodyless).await?;
+    write_head(session, head).await?;
     match &mut file.body {
         Body::Empty => Ok(()),
-        Body::Whole(bytes) => session.write_response_body(Some(bytes.clone()), true).await,
+        Body::Whole(bytes) => session.write_response_body(bytes.clone(), true).await,
         Body::Stream(stream) => loop {
             // A file that cannot be read on breaks the response off, visibly.
             let chunk = stream.next().await.map_err(|_| Error::FileUnreadable)?;
-            let end = chunk.is_none();
-            session.write_response_body(chunk, end).await?;
-            if end {
-                return Ok(());
-            }
+            let Some(chunk) = chunk else { return Ok(()) };
+            session.write_response_body(chunk, false).await?;
         },
     }
 }

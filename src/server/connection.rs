@@ -5,19 +5,20 @@
 //! Here a head is read whole, judged, and handed to pingora's session as bytes already read.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::server::ReusableHttpStream;
+use pingora::protocols::http::v1::server::HttpSession;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::{ALPN, Stream};
-use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::stage::Stage;
@@ -29,6 +30,7 @@ use crate::respond;
 use crate::telemetry::access_log::Record;
 use crate::tls::Acceptor;
 use crate::transport::{SocketPolicy, Transport, Wire};
+use crate::upstream::pool::{Pool, SWEEP};
 
 /// First size of the buffer for a head.
 const HEAD_BUFFER: usize = 4096;
@@ -40,29 +42,47 @@ const MOST_HEADERS: usize = 256;
 const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Serves the connections of a worker.
-pub(super) struct Connections<A> {
-    app: Arc<A>,
+pub(super) struct Connections {
     gateway: Gateway,
+    /// The worker's connections to upstreams: none wakes another thread.
+    pool: Pool,
     /// Whether the process is about to end.
-    shutdown: ShutdownWatch,
+    leaving: watch::Receiver<bool>,
     stage: watch::Receiver<Stage>,
 }
 
 /// A head that was read and judged.
 struct Head {
-    /// Length of head and body. None if only pingora can tell: chunks, or bytes for a tunnel.
+    /// Length of head and body. None if only the session can tell: chunks, or bytes for a tunnel.
     request: Option<usize>,
 }
 
-impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// The connections of an application.
+impl Connections {
+    /// The connections of a worker.
     pub(super) fn new(
-        app: Arc<A>,
         gateway: Gateway,
-        shutdown: ShutdownWatch,
+        pool: Pool,
+        leaving: watch::Receiver<bool>,
         stage: watch::Receiver<Stage>,
     ) -> Self {
-        Self { app, gateway, shutdown, stage }
+        Self { gateway, pool, leaving, stage }
+    }
+
+    /// Serves one request; returns its connection if another may follow. Boxed: a connection that
+    /// waits for a request costs no more than the wait.
+    pub(super) fn request(
+        &self,
+        session: ServerSession,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusableHttpStream>> + Send + '_>> {
+        Box::pin(self.gateway.serve(session, &self.pool))
+    }
+
+    /// Closes connections to upstreams that were idle for long enough, again and again.
+    pub(super) async fn sweep(self: Arc<Self>) {
+        loop {
+            sleep(SWEEP).await;
+            self.pool.sweep(Instant::now());
+        }
     }
 
     /// Serves one connection to its end.
@@ -95,7 +115,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         let stream: Stream = Box::new(Transport::new(wire, peer));
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
             let listen = self.gateway.rooms().listen.clone();
-            http2::serve(&self.app, stream, &listen, self.shutdown.clone()).await;
+            let leaving = self.leaving.clone();
+            http2::serve(&self, stream, &listen, leaving).await;
         } else {
             self.requests(stream).await;
         }
@@ -120,15 +141,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             // What belongs to the next request stays here.
             let given = head.request.unwrap_or(usize::MAX).min(read.len());
             let given = read.split_to(given);
-            let mut session = ServerSession::new_http1(stream);
-            session.set_keepalive(Some(listen.keepalive.as_secs().max(1)));
-            session.set_pipelined_prefix(given);
             drop(rooms);
-            let served = self.app.process_new_http(session, &self.shutdown).await;
-            let Some((next, settings)) = served.map(ReusedHttpStream::consume) else { return };
-            if settings.is_some_and(|settings| holds_bytes(&settings)) {
-                return;
+            let mut session = HttpSession::new(stream);
+            session.set_pipelined_prefix(given);
+            if !matches!(session.read_request().await, Ok(Some(_))) {
+                return self.refuse(&mut session.into_inner(), Error::InvalidRequest).await;
             }
+            let served = self.request(ServerSession::H1(session)).await;
+            let Some(next) = served else { return };
+            let (next, more) = next.into_parts();
+            // What came during the response comes after what came before it.
+            read.extend_from_slice(&more.unwrap_or_default());
             stream = next;
         }
     }
@@ -257,13 +280,6 @@ fn body_length(request: &httparse::Request<'_, '_>) -> Result<Option<usize>, Err
     };
     let open_ended = encoding.is_some() || values("upgrade").next().is_some();
     Ok((!open_ended).then_some(length))
-}
-
-/// Whether pingora holds bytes of a request that came while it waited for the last one's answer.
-/// They cannot be put before those that are read here, so that request is the client's to repeat
-/// (RFC 9112 section 9.3.2). The settings have no other way to tell.
-fn holds_bytes(settings: &HttpPersistentSettings) -> bool {
-    format!("{settings:?}").contains("pipelined_prefix: Some")
 }
 
 fn peer(stream: &Stream) -> Option<IpAddr> {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{
     H2Accept, H2Options, HttpSession, default_h2_options, handshake,
 };
 use pingora::protocols::{Digest, Stream};
-use pingora::server::ShutdownWatch;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::connection::Connections;
 use crate::config::Listen;
 
 /// Requests at a time on one connection.
@@ -33,11 +33,11 @@ const PREFACE: Duration = Duration::from_secs(10);
 const MALFORMED: usize = 32;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
-    app: &Arc<A>,
+pub(super) async fn serve(
+    connections: &Arc<Connections>,
     stream: Stream,
     listen: &Listen,
-    mut shutdown: ShutdownWatch,
+    mut leaves: watch::Receiver<bool>,
 ) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
@@ -48,7 +48,6 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     else {
         return;
     };
-    let signal = shutdown.clone();
     let mut requests = JoinSet::new();
     let mut malformed = 0;
     let mut leaving = false;
@@ -56,7 +55,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     while malformed < MALFORMED && requests.len() < 2 * STREAMS as usize {
         let accepted = tokio::select! {
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
-            _ = shutdown.wait_for(|leaving| *leaving), if !leaving => {
+            _ = leaves.wait_for(|leaving| *leaving), if !leaving => {
                 // GOAWAY: what the client has begun is served, nothing more is taken.
                 connection.graceful_shutdown();
                 leaving = true;
@@ -67,9 +66,9 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         };
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {
-                let (app, signal) = (Arc::clone(app), signal.clone());
+                let connections = Arc::clone(connections);
                 requests.spawn(async move {
-                    app.process_new_http(ServerSession::new_http2(session), &signal).await;
+                    connections.request(ServerSession::new_http2(session)).await;
                 });
             }
             Ok(Some(H2Accept::Rejected)) => malformed += 1,

@@ -20,6 +20,6 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct Stages {
     pub(super) stage: watch::Sender<Stage>,
-    /// True from the moment on at which the process means to end: pingora's form of it.
+    /// True from the moment on at which the process means to end.
     pub(super) leaving: watch::Sender<bool>,
 }

@@ -5,8 +5,6 @@ use std::net::TcpListener as BoundListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::proxy::http_proxy;
-use pingora::server::configuration::ServerConf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -18,6 +16,7 @@ use super::listeners::Scheme;
 use super::stage::Stage;
 use crate::proxy::Gateway;
 use crate::tls::Acceptor;
+use crate::upstream::pool::Pool;
 
 /// Pause after the system refused to give a connection (no descriptor, no memory).
 const PAUSE: Duration = Duration::from_millis(20);
@@ -28,7 +27,8 @@ pub(super) struct Worker {
     /// For HTTPS.
     pub(super) tls: Option<Acceptor>,
     pub(super) gateway: Gateway,
-    pub(super) conf: Arc<ServerConf>,
+    /// Most idle connections to upstreams.
+    pub(super) upstream_keepalive: usize,
     /// What to do.
     pub(super) stage: watch::Receiver<Stage>,
     /// True once the process is about to end.
@@ -39,14 +39,13 @@ impl Worker {
     /// Serves until the process ends.
     pub(super) fn serve(mut self, runtime: Runtime) {
         runtime.block_on(async {
-            // Each worker has its own connections to upstreams: none wakes another thread.
-            let app = Arc::new(http_proxy(&self.conf, self.gateway.clone()));
             let connections = Arc::new(Connections::new(
-                app,
                 self.gateway.clone(),
+                Pool::new(self.upstream_keepalive),
                 self.leaving.clone(),
                 self.stage.clone(),
             ));
+            tokio::spawn(Arc::clone(&connections).sweep());
             for (scheme, socket) in std::mem::take(&mut self.sockets) {
                 let tls = self.tls.clone().filter(|_| scheme == Scheme::Https);
                 let accept = accept(socket, tls, Arc::clone(&connections), self.stage.clone());
@@ -65,15 +64,12 @@ impl Worker {
 }
 
 /// Accepts until told otherwise, and then what had connected before.
-async fn accept<A>(
+async fn accept(
     socket: BoundListener,
     tls: Option<Acceptor>,
-    connections: Arc<Connections<A>>,
+    connections: Arc<Connections>,
     mut stage: watch::Receiver<Stage>,
-) -> io::Result<()>
-where
-    A: pingora::apps::HttpServerApp + Send + Sync + 'static,
-{
+) -> io::Result<()> {
     let listener = TcpListener::from_std(socket)?;
     let serve = |tcp, peer| {
         drop(tokio::spawn(Arc::clone(&connections).serve(tcp, peer, tls.clone())));

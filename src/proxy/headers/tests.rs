@@ -21,7 +21,6 @@ fn sent(path: &str, headers: &[(&str, &str)], trusted: bool) -> RequestHeader {
         client: &client,
         target: "/target?q",
         sent: &upstream_host(found.route, found.port().unwrap(), public),
-        scheme: "http",
         upgrade: false,
     };
     to_upstream(&mut head, &rules).unwrap();
@@ -220,5 +219,26 @@ proptest! {
     ) {
         let head = sent("/broadcast", &[(&name, "x")], false);
         prop_assert!(head.headers.keys().all(|name| !name.as_str().contains('_')));
+    }
+}
+
+#[test]
+fn connection_may_not_name_what_routes_a_request_or_says_who_asks() {
+    for (value, sound) in [
+        ("", true),
+        ("keep-alive", true),
+        ("Upgrade, HTTP2-Settings", true),
+        ("x-mine,,close", true),
+        ("Host", false),
+        ("close, HOST", false),
+        ("x-forwarded-for", false),
+        ("X-Real-IP", false),
+        (":authority", false),
+        ("\"x-mine\"", false),
+        (&"a,".repeat(40), false),
+    ] {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        head.insert_header("connection", value).unwrap();
+        assert_eq!(connection_is_sound(&head), sound, "{value}");
     }
 }
