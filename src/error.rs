@@ -93,7 +93,7 @@ impl From<Error> for Box<PingoraError> {
 
 impl Error {
     /// The reasons that are this room's own, for metrics.
-    pub const OWN_REASONS: [&'static str; 19] = [
+    pub const OWN_REASONS: [&'static str; 20] = [
         "bad_request",
         "body_too_large",
         "client_gone",
@@ -111,6 +111,7 @@ impl Error {
         "no_file",
         "no_route",
         "port_refused",
+        "post_only",
         "request_timeout",
         "target_too_long",
     ];

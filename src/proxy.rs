@@ -21,7 +21,7 @@ use crate::auth::{Authenticator, Desktop};
 use crate::config::{Lifetime, Listen};
 use crate::error::Error;
 use crate::files::Root;
-use crate::respond;
+use crate::respond::{self, Stamp};
 use crate::route::{Destination, Found, NormalPath, Table};
 use crate::telemetry::access_log::InFlight;
 use crate::transport::SocketPolicy;
@@ -42,6 +42,7 @@ mod location;
 mod record;
 mod renew;
 mod static_files;
+pub(crate) mod trail;
 
 use client::Client;
 use context::{Context, Plan, Way};
@@ -230,7 +231,9 @@ impl Gateway {
         let rooms = self.rooms();
         self.prepare(&mut session, &rooms.listen);
         let client = Client::new(&session, &rooms.listen.trusted_proxies);
-        let record = record::open(&session, client.address, &self.in_flight);
+        let trail = trail::settle(session.req_header_mut(), client.trusted);
+        let record = record::open(&session, client.address, &trail, &self.in_flight);
+        respond::prepare(session.req_header_mut(), Stamp { id: trail.id });
         let mut ctx = Context { record: Some(record), route: None };
         let way = Way { rooms: &rooms, desktops: &self.desktops, pool };
         match self.answer(&mut session, client, &mut ctx, &way).await {
@@ -318,6 +321,7 @@ impl Gateway {
         let Upgrade { plan, answer } = upgrade;
         let mut head = answer.head()?.clone();
         headers::to_client(&mut head, &plan.answer())?;
+        respond::stamp(&mut head, session.req_header())?;
         let Some(mut record) = ctx.record.take() else { return Ok(()) };
         record.status = 101;
         let settings = &plan.route.row.tunnel;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error as PingoraError, ErrorSource, ErrorType, Result};
@@ -25,6 +25,27 @@ const RETRY_AFTER: &str = "2";
 
 /// What `Allow` says where the address was not looked at yet.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// What every answer to one request bears, whoever makes it.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// The request's id.
+    pub id: HeaderValue,
+}
+
+/// Keeps the stamp of a request until it is answered.
+pub fn prepare(request: &mut RequestHeader, stamp: Stamp) {
+    request.extensions_mut().insert(stamp);
+}
+
+/// Puts the stamp of a request on its answer.
+///
+/// # Errors
+/// Never: names and values are valid.
+pub fn stamp(answer: &mut ResponseHeader, request: &RequestHeader) -> Result<()> {
+    let Some(stamp) = request.extensions.get::<Stamp>() else { return Ok(()) };
+    answer.insert_header("X-Request-Id", stamp.id.clone())
+}
 
 /// What the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +262,7 @@ async fn linger(session: &mut Session) {
 /// Status and whole response for a request that was refused before it was one: there is no session
 /// to write to, and the connection ends.
 #[must_use]
-pub fn raw(error: Error) -> (u16, Bytes) {
+pub fn raw(error: Error, id: &str) -> (u16, Bytes) {
     let problem = of(error);
     let body = json(&problem);
     let not_allowed = problem.status == StatusCode::METHOD_NOT_ALLOWED;
@@ -249,7 +270,7 @@ pub fn raw(error: Error) -> (u16, Bytes) {
     let text = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{allow}\
          Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
-         X-Frame-Options: SAMEORIGIN\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n\r\n{body}",
+         X-Frame-Options: SAMEORIGIN\r\nReferrer-Policy: no-referrer\r\nX-Request-Id: {id}\r\nConnection: close\r\n\r\n{body}",
         problem.status.as_u16(),
         problem.status.canonical_reason().unwrap_or_default(),
         body.len(),
@@ -289,6 +310,7 @@ fn own_headers(head: &mut ResponseHeader) -> Result<()> {
 
 async fn write_whole(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    stamp(&mut head, session.req_header())?;
     let bodyless = session.req_header().method == Method::HEAD;
     let write = async {
         session.write_response_header(Box::new(head)).await?;

@@ -13,6 +13,7 @@ use crate::config::{Level, Log, LogFormat};
 pub mod access_log;
 mod combined;
 pub mod metrics;
+pub mod trace_context;
 
 /// Counts dropped lines.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();

@@ -94,7 +94,7 @@ pub async fn start(
 fn announce(tunnel: &Tunnel, record: &Record) -> u64 {
     let id = tunnel.id();
     let token = record.token.map(|token| token.to_string()).unwrap_or_default();
-    info!(target: "tunnel", id, route = record.route, token, "tunnel opened");
+    info!(target: "tunnel", id, request_id = record.id, route = record.route, token, "tunnel opened");
     id
 }
 
@@ -128,6 +128,7 @@ fn finish(mut record: Record, id: u64, outcome: Outcome) {
     info!(
         target: "tunnel",
         id,
+        request_id = record.id,
         route = record.route,
         reason = record.reason,
         frames_received = outcome.to_pod.frames,
@@ -147,6 +148,9 @@ pub async fn accept_and_close(session: Session, code: u16, text: &str) -> Result
     answer.insert_header("Connection", "upgrade")?;
     answer.insert_header("Upgrade", "websocket")?;
     answer.insert_header("Sec-WebSocket-Accept", accept_of(key.as_bytes()))?;
+    if let Some(id) = session.req_header().headers.get("x-request-id") {
+        answer.insert_header("X-Request-Id", id.clone())?;
+    }
     let (mut client, _) = detach(session).await?;
     let mut bytes = to_bytes(&answer).to_vec();
     frames::close(&mut bytes, code, text, None);

@@ -6,8 +6,11 @@ use std::process::Command;
 
 use deskgate::auth::mint::KeySet;
 use deskgate::config::env::OVERRIDES;
+use deskgate::error::Error;
+use deskgate::tunnel::ends::End;
+use deskgate::{auth, upstream};
 
-use crate::support::{BINARY, KeyDir};
+use crate::support::{BINARY, KeyDir, Site};
 
 fn document(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -39,6 +42,22 @@ fn the_architecture_page_names_every_room() {
             continue;
         };
         assert!(page.contains(&format!("| `{}` |", name.trim_end_matches(';'))), "{name}");
+    }
+}
+
+#[test]
+fn every_field_and_reason_of_the_access_log_is_described() {
+    let page = document("docs/logs.md");
+    let site = Site::start();
+    site.get("/API/x", "");
+    let line = site.gateway.logged("/API/x");
+    let mut names: Vec<_> = line.as_object().unwrap().keys().cloned().collect();
+    names.extend(End::ALL.iter().map(|end| end.reason().to_owned()));
+    names.extend(auth::Error::REASONS.map(ToOwned::to_owned));
+    names.extend(upstream::Error::ALL.iter().map(|error| error.reason().to_owned()));
+    names.extend(Error::OWN_REASONS.map(ToOwned::to_owned));
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "docs/logs.md does not say what {name} is");
     }
 }
 

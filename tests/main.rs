@@ -57,6 +57,8 @@ mod rollout;
 mod routing;
 /// HTTPS: certificates, HTTP/2, tunnels over TLS.
 mod tls;
+/// Request ids and traces: whose count, and who gets them.
+mod trails;
 /// Tunnels through everything that happens to them.
 mod tunnels;
 /// Tunnels.

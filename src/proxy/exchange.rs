@@ -12,6 +12,7 @@ use super::compression;
 use super::context::{Plan, Way};
 use super::headers;
 use crate::error::Error;
+use crate::respond;
 use crate::upstream::desktops::Found;
 use crate::upstream::{self, Connection};
 
@@ -218,6 +219,7 @@ impl Answer {
     ) -> Result<()> {
         let mut head = self.head()?.clone();
         headers::to_client(&mut head, &plan.answer())?;
+        respond::stamp(&mut head, session.req_header())?;
         let bodyless = session.req_header().method == Method::HEAD
             || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         frame(session, &mut head, bodyless)?;

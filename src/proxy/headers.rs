@@ -6,6 +6,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::client::Client;
 use super::location::{self, Places};
+use super::trail;
 use crate::config::{HostRule, Upstream};
 use crate::redact;
 use crate::route::{Destination, Route};
@@ -60,6 +61,7 @@ pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result
     // Other servers take `X_Real_IP` for `X-Real-IP`, and a pod trusts a header `broadcast_cookie`.
     remove_all(head, |name| name.as_str().contains('_'));
     forwarded(head, rules, host.as_ref())?;
+    trail::repeat(head)?;
     remove_all(head, |name| rules.route.headers.remove.contains(name));
     if rules.route.leads_to_a_desktop() {
         // A pod runs what its user likes: it gets neither tokens nor passwords, and asks for none.

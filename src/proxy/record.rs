@@ -7,6 +7,7 @@ use pingora::protocols::http::ServerSession as Session;
 
 use super::context::Context;
 use super::headers;
+use super::trail::Trail;
 use crate::redact;
 use crate::telemetry::access_log::{InFlight, Record};
 
@@ -14,14 +15,21 @@ use crate::telemetry::access_log::{InFlight, Record};
 const MAX_FIELD: usize = 2048;
 
 /// Opens the record of a request.
-pub(super) fn open(session: &Session, client: Option<IpAddr>, in_flight: &InFlight) -> Record {
+pub(super) fn open(
+    session: &Session,
+    client: Option<IpAddr>,
+    trail: &Trail,
+    in_flight: &InFlight,
+) -> Record {
     let head = session.req_header();
     let field = |name| {
         let value = head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         value.map(|value| kept(&value)).unwrap_or_default()
     };
     let host = headers::host_of(head);
-    let mut record = Record::empty(client, in_flight.enter());
+    let id = trail.id.to_str().unwrap_or_default().to_owned();
+    let mut record = Record::empty(client, id, in_flight.enter());
+    record.trace = trail.trace;
     record.method = kept(head.method.as_str());
     record.target = kept(&String::from_utf8_lossy(head.raw_path()));
     record.version = match head.version {

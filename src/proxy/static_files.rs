@@ -10,6 +10,7 @@ use super::context::Plan;
 use super::exchange::write_head;
 use crate::error::Error;
 use crate::files::{Body, Root};
+use crate::respond;
 
 /// Writes what the row's folder has at the path.
 pub(super) async fn serve(
@@ -34,6 +35,7 @@ pub(super) async fn serve(
             head.insert_header(name.clone(), value.clone())?;
         }
     }
+    respond::stamp(&mut head, session.req_header())?;
     write_head(session, head).await?;
     match &mut file.body {
         Body::Empty => Ok(()),

@@ -25,7 +25,7 @@ use super::stage::Stage;
 use super::{http2, proxy_protocol};
 use crate::config::Listen;
 use crate::error::Error;
-use crate::proxy::Gateway;
+use crate::proxy::{Gateway, trail};
 use crate::respond;
 use crate::telemetry::access_log::Record;
 use crate::tls::Acceptor;
@@ -158,8 +158,9 @@ impl Connections {
 
     /// Answers a head that was refused, and writes its line into the access log.
     async fn refuse(&self, stream: &mut Stream, error: Error) {
-        let (status, answer) = respond::raw(error);
-        let mut record = Record::empty(peer(stream), self.gateway.in_flight.enter());
+        let id = trail::fresh();
+        let (status, answer) = respond::raw(error, &id);
+        let mut record = Record::empty(peer(stream), id, self.gateway.in_flight.enter());
         record.status = status;
         record.reason = error.reason();
         let write = async {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::metrics::Metrics;
+use super::trace_context::TraceContext;
 use crate::auth::Fingerprint;
 
 /// nginx's code for "the client left before there was a response".
@@ -108,6 +109,10 @@ impl Drop for Entered {
 pub struct Record {
     /// Start of the request.
     pub start: Instant,
+    /// Its id, which the client and the upstream have, too.
+    pub id: String,
+    /// Its place in a distributed trace, if it has one.
+    pub trace: Option<TraceContext>,
     /// Address of the client, by the rule for trusted proxies.
     pub client: Option<IpAddr>,
     /// Method.
@@ -146,9 +151,11 @@ impl Record {
 
     /// The record of a request that begins now and of which nothing is known yet.
     #[must_use]
-    pub fn empty(client: Option<IpAddr>, under_way: Entered) -> Self {
+    pub fn empty(client: Option<IpAddr>, id: String, under_way: Entered) -> Self {
         Self {
             start: Instant::now(),
+            id,
+            trace: None,
             client,
             method: String::new(),
             target: String::new(),
@@ -171,10 +178,13 @@ impl Drop for Record {
     fn drop(&mut self) {
         let client = self.client.map(|address| address.to_string()).unwrap_or_default();
         let token = self.token.map(|fingerprint| fingerprint.to_string()).unwrap_or_default();
+        let trace = self.trace.map(|trace| format!("{:032x}", trace.trace)).unwrap_or_default();
         let duration = self.start.elapsed().as_secs_f64();
         self.under_way.metrics.request(&self.route, self.status, duration, self.reason);
         info!(
             target: "access",
+            request_id = self.id,
+            trace_id = trace,
             client,
             method = self.method,
             uri = self.target,

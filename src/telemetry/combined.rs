@@ -74,7 +74,7 @@ fn escape(value: &str) -> String {
 fn line(fields: &Fields, time: &str) -> String {
     format!(
         "{client} - {token} [{time}] \"{method} {target} {version}\" {status} {sent} \
-         \"{referer}\" \"{agent}\" {route} {reason} {duration}",
+         \"{referer}\" \"{agent}\" {route} {reason} {duration} {id}",
         client = fields.text("client"),
         token = fields.text("token"),
         method = fields.text("method"),
@@ -87,6 +87,7 @@ fn line(fields: &Fields, time: &str) -> String {
         route = fields.text("route"),
         reason = fields.text("reason"),
         duration = fields.text("duration"),
+        id = fields.text("request_id"),
     )
 }
 

@@ -1,0 +1,143 @@
+//! What ties together all that is told of one request, here and elsewhere: its id and its place in a
+//! distributed trace. Whose word counts, and what is sent on.
+
+use std::cell::RefCell;
+
+use http::HeaderValue;
+use pingora::Result;
+use pingora::http::RequestHeader;
+
+use crate::telemetry::trace_context::TraceContext;
+use crate::tunnel::random::SplitMix;
+
+/// Longest id that is taken over from a proxy, in bytes: it stands in every log line.
+const MAX_ID: usize = 128;
+
+/// Longest `tracestate` that is passed on; W3C Trace Context section 3.3.1.1 asks for 512 at least.
+const MAX_STATE: usize = 512;
+
+const ID: &str = "x-request-id";
+const PARENT: &str = "traceparent";
+const STATE: &str = "tracestate";
+
+/// The marks of one request.
+#[derive(Clone, Debug)]
+pub(super) struct Trail {
+    /// Its id, for the client, the upstream and the log.
+    pub(super) id: HeaderValue,
+    /// Its place in a trace, if it has one.
+    pub(super) trace: Option<TraceContext>,
+}
+
+/// Decides about the marks of a request and writes them into its head, in place of what it came
+/// with. Only a trusted proxy's are taken over: ids and traces of strangers would mix with ours.
+pub(super) fn settle(head: &mut RequestHeader, trusted: bool) -> Trail {
+    let given = |name: &str| {
+        let mut values = head.headers.get_all(name).iter();
+        // Two of a kind say nothing.
+        let only = values.next().filter(|_| trusted && values.next().is_none())?;
+        only.to_str().ok()
+    };
+    let id = given(ID).filter(|id| is_id(id)).map_or_else(fresh, ToOwned::to_owned);
+    let trace = given(PARENT).and_then(TraceContext::parse);
+    let kept_state = trace.is_some() && given(STATE).is_some_and(|state| state.len() <= MAX_STATE);
+    let id = HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"));
+    // Cannot fail: names and values are valid.
+    drop(head.insert_header("X-Request-Id", id.clone()));
+    match trace {
+        Some(trace) => drop(head.insert_header(PARENT, trace.to_string())),
+        None => drop(head.remove_header(PARENT)),
+    }
+    if !kept_state {
+        head.remove_header(STATE);
+    }
+    let trail = Trail { id, trace };
+    head.extensions_mut().insert(trail.clone());
+    trail
+}
+
+/// Writes the marks of a request again, which its `Connection` may have taken away.
+pub(super) fn repeat(head: &mut RequestHeader) -> Result<()> {
+    let Some(Trail { id, trace }) = head.extensions.get::<Trail>().cloned() else { return Ok(()) };
+    head.insert_header("X-Request-Id", id)?;
+    match trace {
+        Some(trace) => head.insert_header(PARENT, trace.to_string()),
+        None => Ok(()),
+    }
+}
+
+/// An id that nobody else has: 32 hexadecimal digits, as nginx's `$request_id`.
+pub(crate) fn fresh() -> String {
+    thread_local! {
+        static NUMBERS: RefCell<SplitMix> = RefCell::new(SplitMix::seeded());
+    }
+    let (high, low) = NUMBERS.with_borrow_mut(|numbers| (numbers.number(), numbers.number()));
+    format!("{high:016x}{low:016x}")
+}
+
+/// Letters, digits, and what the ids of other proxies hold besides.
+fn is_id(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~:+/=@".contains(&byte);
+    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn settled(headers: &[(&'static str, &str)], trusted: bool) -> (RequestHeader, Trail) {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in headers {
+            head.append_header(*name, *value).unwrap();
+        }
+        let trail = settle(&mut head, trusted);
+        (head, trail)
+    }
+
+    fn is_fresh(id: &HeaderValue) -> bool {
+        id.len() == 32 && id.as_bytes().iter().all(u8::is_ascii_hexdigit)
+    }
+
+    #[test]
+    fn a_trusted_proxys_id_is_taken_over_if_it_is_one() {
+        let longest = "x".repeat(MAX_ID);
+        for id in ["a", "7f3c-11_2.~:+/=@", &longest] {
+            let (head, trail) = settled(&[(ID, id)], true);
+            assert_eq!((trail.id.to_str().unwrap(), &head.headers[ID]), (id, &trail.id));
+        }
+        let long = "x".repeat(MAX_ID + 1);
+        for id in ["", "a b", "a\"b", "é", &long] {
+            let (head, trail) = settled(&[(ID, id)], true);
+            assert!(is_fresh(&trail.id) && head.headers[ID] == trail.id, "{id}");
+        }
+        assert!(is_fresh(&settled(&[(ID, "one"), (ID, "two")], true).1.id));
+    }
+
+    #[test]
+    fn a_strangers_marks_are_replaced() {
+        let (head, trail) = settled(&[(ID, "mine"), (PARENT, TRACE), (STATE, "a=b")], false);
+        assert!(is_fresh(&trail.id) && trail.trace.is_none());
+        let left: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
+        assert_eq!(left, [ID]);
+        assert_eq!(head.headers.get_all(ID).iter().count(), 1);
+    }
+
+    #[test]
+    fn a_trusted_proxys_trace_is_passed_on_with_its_state() {
+        let (head, trail) = settled(&[(PARENT, TRACE), (STATE, "a=b")], true);
+        assert_eq!(trail.trace.unwrap().to_string(), TRACE);
+        assert!(head.headers[PARENT] == TRACE && head.headers[STATE] == "a=b");
+        let long = "x".repeat(MAX_STATE + 1);
+        assert!(!settled(&[(PARENT, TRACE), (STATE, &long)], true).0.headers.contains_key(STATE));
+        let (head, _) = settled(&[(PARENT, "nonsense"), (STATE, "a=b")], true);
+        assert!(!head.headers.contains_key(PARENT) && !head.headers.contains_key(STATE));
+    }
+
+    #[test]
+    fn no_two_ids_are_alike() {
+        let made: std::collections::BTreeSet<_> = (0..1000).map(|_| fresh()).collect();
+        assert_eq!(made.len(), 1000);
+    }
+}
