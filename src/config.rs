@@ -112,6 +112,15 @@ pub struct Listen {
     /// Networks of load balancers whose connections begin with a PROXY protocol header (v1 or v2).
     /// From them it is demanded; from anyone else it is not understood.
     pub proxy_protocol: Vec<IpNet>,
+    /// Whether plain requests are sent to the https address of the same place, but for rows with
+    /// [`Route::plain`].
+    pub redirect: bool,
+    /// Port of the public https address, where the client's address cannot tell it: behind a NodePort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https_port: Option<u16>,
+    /// `max-age` of `Strict-Transport-Security` (RFC 6797) on answers over https; 0 leaves it out.
+    #[serde(with = "humantime_serde")]
+    pub hsts: Duration,
     /// How long an idle client connection is kept open for another request.
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,

@@ -40,6 +40,7 @@ mod exchange;
 mod headers;
 mod location;
 mod record;
+pub(crate) mod redirect;
 mod renew;
 mod static_files;
 pub(crate) mod trail;
@@ -233,7 +234,8 @@ impl Gateway {
         let client = Client::new(&session, &rooms.listen.trusted_proxies);
         let trail = trail::settle(session.req_header_mut(), client.trusted);
         let record = record::open(&session, client.address, &trail, &self.in_flight);
-        respond::prepare(session.req_header_mut(), Stamp { id: trail.id });
+        let stamp = Stamp { id: trail.id, hsts: client.hsts(&rooms.listen) };
+        respond::prepare(session.req_header_mut(), stamp);
         let mut ctx = Context { record: Some(record), route: None };
         let way = Way { rooms: &rooms, desktops: &self.desktops, pool };
         match self.answer(&mut session, client, &mut ctx, &way).await {
@@ -281,6 +283,11 @@ impl Gateway {
     ) -> Result<Option<Upgrade>> {
         if session.is_http2() {
             judge_http2(session.req_header(), &way.rooms.listen)?;
+        }
+        if let Some(to) = redirect::to_https(way.rooms, session.req_header(), &client) {
+            record::note_route(ctx, to.route);
+            respond::write_redirect(session, &to.address).await?;
+            return Ok(None);
         }
         let plan = way.rooms.plan(session.req_header(), client, ctx).await?;
         match &plan.route.backend {

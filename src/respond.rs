@@ -31,6 +31,8 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 pub struct Stamp {
     /// The request's id.
     pub id: HeaderValue,
+    /// The value of `Strict-Transport-Security`.
+    pub hsts: Option<HeaderValue>,
 }
 
 /// Keeps the stamp of a request until it is answered.
@@ -44,6 +46,9 @@ pub fn prepare(request: &mut RequestHeader, stamp: Stamp) {
 /// Never: names and values are valid.
 pub fn stamp(answer: &mut ResponseHeader, request: &RequestHeader) -> Result<()> {
     let Some(stamp) = request.extensions.get::<Stamp>() else { return Ok(()) };
+    if let Some(hsts) = &stamp.hsts {
+        answer.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+    }
     answer.insert_header("X-Request-Id", stamp.id.clone())
 }
 
@@ -287,6 +292,25 @@ pub async fn write_text(session: &mut Session, text: &str) -> Result<()> {
     head.insert_header(header::CONTENT_TYPE, "text/plain")?;
     own_headers(&mut head)?;
     write_whole(session, head, Bytes::copy_from_slice(text.as_bytes())).await
+}
+
+/// Sends a request to another address, for good and with its method.
+///
+/// # Errors
+/// If the client is gone.
+pub async fn write_redirect(session: &mut Session, address: &str) -> Result<()> {
+    let unread = !session.is_body_done();
+    if unread {
+        session.set_keepalive(None);
+    }
+    let mut head = ResponseHeader::build(StatusCode::PERMANENT_REDIRECT, Some(6))?;
+    head.insert_header(header::LOCATION, address)?;
+    own_headers(&mut head)?;
+    write_whole(session, head, Bytes::new()).await?;
+    if unread {
+        linger(session).await;
+    }
+    Ok(())
 }
 
 /// Answers a request with a JSON text.

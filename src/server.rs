@@ -37,6 +37,7 @@ mod handover;
 mod http2;
 mod lifecycle;
 mod listeners;
+mod plain;
 mod proxy_protocol;
 mod reload;
 mod stage;

@@ -47,6 +47,8 @@ mod lifecycle;
 mod logs;
 /// Which pod a token opens when addresses change hands.
 mod pods;
+/// The way from plain HTTP to HTTPS.
+mod redirects;
 /// New configuration, keys and levels while serving.
 mod reload;
 /// Redirects, compression, files.

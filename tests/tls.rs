@@ -12,16 +12,16 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::support::{Site, echo, eventually, free_port, tokens};
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// An issuer, and a folder with a certificate of it for desk.example.
-struct Issued {
+pub(crate) struct Issued {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
 }
 
 impl Issued {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "an issuer");
@@ -33,7 +33,7 @@ impl Issued {
     }
 
     /// Writes a new certificate and its key under this name.
-    fn issue(&self, name: &str) {
+    pub(crate) fn issue(&self, name: &str) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["desk.example".to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -41,22 +41,27 @@ impl Issued {
         self.replace(&format!("{name}.crt"), &certificate.pem());
     }
 
-    fn replace(&self, name: &str, text: &str) {
+    pub(crate) fn replace(&self, name: &str, text: &str) {
         let new = self.path("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, self.path(name)).unwrap();
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
     /// A site that serves HTTPS at this port, too.
-    fn site(&self, port: u16, more: &str) -> Site {
+    pub(crate) fn site(&self, port: u16, more: &str) -> Site {
+        self.site_with(port, "[listen]\n", more)
+    }
+
+    /// The same with more about its listeners.
+    pub(crate) fn site_with(&self, port: u16, listen: &str, more: &str) -> Site {
         let (certificate, key) = (self.path("tls.crt"), self.path("tls.key"));
         let files = format!("[{{ certificate = {certificate:?}, key = {key:?} }}]");
         let text = format!(
-            "[listen]\nhttps = [\"127.0.0.1:{port}\"]\n[tls]\ncertificates = {files}\n{more}"
+            "{listen}https = [\"127.0.0.1:{port}\"]\n[tls]\ncertificates = {files}\n{more}"
         );
         Site::configured_serving(&text, |exchange| match exchange.header("upgrade") {
             Some(_) => echo(exchange),
@@ -67,7 +72,7 @@ impl Issued {
         })
     }
 
-    fn connect(&self, port: u16) -> Tls {
+    pub(crate) fn connect(&self, port: u16) -> Tls {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -90,7 +95,7 @@ impl Issued {
     }
 }
 
-fn ask(tls: &mut Tls, target: &str) -> String {
+pub(crate) fn ask(tls: &mut Tls, target: &str) -> String {
     let request =
         format!("GET {target} HTTP/1.1\r\nHost: desk.example\r\nConnection: close\r\n\r\n");
     tls.write_all(request.as_bytes()).unwrap();
@@ -144,7 +149,7 @@ fn a_new_certificate_is_served_while_tunnels_live_on() {
     assert_eq!(socket.read().unwrap(), "still".into());
 }
 
-fn curl(port: u16, ca: &Path, more: &[&str]) -> String {
+pub(crate) fn curl(port: u16, ca: &Path, more: &[&str]) -> String {
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--max-time", "20", "--cacert"])
         .arg(ca)

@@ -51,6 +51,9 @@ pub struct Route {
     /// Times.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// Whether plain requests are served where the others are sent to https (`listen.redirect`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
     /// Leaves the row out: how an operator's file removes a built-in row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,

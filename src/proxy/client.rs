@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession as Session;
+
+use crate::config::Listen;
 
 /// What is known of the client's side of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,14 @@ impl Client {
                 None => "http".to_owned(),
             };
         client
+    }
+
+    /// What a client that came over TLS is told of the time to come (RFC 6797 section 7.2: nobody else
+    /// may be).
+    pub(super) fn hsts(&self, listen: &Listen) -> Option<HeaderValue> {
+        let age = listen.hsts.as_secs();
+        let told = age > 0 && self.scheme == "https";
+        told.then(|| HeaderValue::try_from(format!("max-age={age}")).ok())?
     }
 
     /// Judges by the peer and the request's `X-Forwarded-For`: from the right, the first address

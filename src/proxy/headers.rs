@@ -168,7 +168,7 @@ pub(super) fn host_of(head: &RequestHeader) -> Option<HeaderValue> {
 }
 
 /// Whether a `Host` is a name or an address, with or without a port (RFC 3986 section 3.2.2).
-pub(super) fn is_valid_host(host: &HeaderValue) -> bool {
+pub(crate) fn is_valid_host(host: &HeaderValue) -> bool {
     let Ok(text) = host.to_str() else { return false };
     let (name, port) = match text.rfind(']') {
         Some(end) => text.split_at(end + 1),

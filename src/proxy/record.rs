@@ -45,6 +45,13 @@ pub(super) fn open(
     record
 }
 
+/// Notes the route of a request that is not planned.
+pub(super) fn note_route(ctx: &mut Context, route: String) {
+    if let Some(record) = &mut ctx.record {
+        record.route = route;
+    }
+}
+
 /// Notes why a request failed.
 pub(super) fn note(ctx: &mut Context, reason: &'static str) {
     if let Some(record) = &mut ctx.record {

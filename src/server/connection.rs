@@ -22,21 +22,18 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::stage::Stage;
-use super::{http2, proxy_protocol};
+use super::{http2, plain, proxy_protocol};
 use crate::config::Listen;
 use crate::error::Error;
 use crate::proxy::{Gateway, trail};
 use crate::respond;
 use crate::telemetry::access_log::Record;
-use crate::tls::Acceptor;
+use crate::tls::{AcceptError, Acceptor};
 use crate::transport::{SocketPolicy, Transport, Wire};
 use crate::upstream::pool::{Pool, SWEEP};
 
 /// First size of the buffer for a head.
 const HEAD_BUFFER: usize = 4096;
-
-/// Most headers of a request that can be configured.
-const MOST_HEADERS: usize = 256;
 
 /// Longest wait for a client to take the answer to a head that was refused.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -52,9 +49,14 @@ pub(super) struct Connections {
 }
 
 /// A head that was read and judged.
-struct Head {
+pub(super) struct Head {
     /// Length of head and body. None if only the session can tell: chunks, or bytes for a tunnel.
     request: Option<usize>,
+}
+
+impl Head {
+    /// Most headers of a request that can be configured.
+    pub(super) const MOST_HEADERS: usize = 256;
 }
 
 impl Connections {
@@ -106,6 +108,10 @@ impl Connections {
             None => Wire::Plain(tcp),
             Some(acceptor) => match acceptor.accept(tcp).await {
                 Ok(tls) => Wire::Tls(Box::new(tls)),
+                Err(AcceptError::NotTls(tcp)) if self.gateway.rooms().listen.redirect => {
+                    let stream = Box::new(Transport::new(Wire::Plain(tcp), peer));
+                    return Box::pin(self.send_to_https(stream)).await;
+                }
                 Err(error) => {
                     debug!(reason = error.reason(), "no TLS connection");
                     return;
@@ -156,25 +162,55 @@ impl Connections {
         }
     }
 
-    /// Answers a head that was refused, and writes its line into the access log.
+    /// Answers plain HTTP where TLS is spoken.
+    async fn send_to_https(&self, mut stream: Stream) {
+        let listen = self.gateway.rooms().listen.clone();
+        let mut read = BytesMut::new();
+        match read_head(&listen, &mut stream, &mut read).await {
+            Ok(Some(_)) => {
+                let id = trail::fresh();
+                let Some(answer) = plain::answer(&read, &id) else {
+                    return self.refuse(&mut stream, Error::InvalidRequest).await;
+                };
+                let record = self.record(&stream, id, 308, "");
+                self::answer(&mut stream, answer.as_bytes(), record).await;
+            }
+            Ok(None) => {}
+            Err(error) => self.refuse(&mut stream, error).await,
+        }
+    }
+
+    /// Answers a head that was refused.
     async fn refuse(&self, stream: &mut Stream, error: Error) {
         let id = trail::fresh();
         let (status, answer) = respond::raw(error, &id);
+        let record = self.record(stream, id, status, error.reason());
+        self::answer(stream, &answer, record).await;
+    }
+
+    /// The line of a head that is answered here.
+    fn record(&self, stream: &Stream, id: String, status: u16, reason: &'static str) -> Record {
         let mut record = Record::empty(peer(stream), id, self.gateway.in_flight.enter());
         record.status = status;
-        record.reason = error.reason();
-        let write = async {
-            stream.write_all(&answer).await?;
-            stream.flush().await?;
-            AsyncWriteExt::shutdown(stream).await?;
-            // A close with unread bytes would take the answer back (RFC 9112 section 9.6).
-            let mut rest = [0; 1024];
-            while stream.read(&mut rest).await? > 0 {}
-            Ok::<_, std::io::Error>(())
-        };
-        // Whether the client took it makes no difference to us.
-        drop(timeout(LAST_WORD, write).await);
+        record.reason = reason;
+        record
     }
+}
+
+/// Writes an answer and ends the connection; then the line of the record is written.
+async fn answer(stream: &mut Stream, answer: &[u8], record: Record) {
+    let write = async {
+        stream.write_all(answer).await?;
+        stream.flush().await?;
+        AsyncWriteExt::shutdown(stream).await?;
+        // A close with unread bytes would take the answer back (RFC 9112 section 9.6).
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    // Whether the client took it makes no difference to us.
+    drop(timeout(LAST_WORD, write).await);
+    drop(record);
 }
 
 /// Waits for a request to begin. False if the client closes, or says nothing for too long or until
@@ -224,8 +260,8 @@ async fn read_head(
 fn judge(listen: &Listen, read: &[u8]) -> Result<Option<Head>, Error> {
     let line = usize::try_from(listen.max_line.as_u64()).unwrap_or(usize::MAX);
     let most = usize::try_from(listen.max_head.as_u64()).unwrap_or(usize::MAX);
-    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
-    let allowed = headers.get_mut(..listen.max_headers.min(MOST_HEADERS));
+    let mut headers = [httparse::EMPTY_HEADER; Head::MOST_HEADERS];
+    let allowed = headers.get_mut(..listen.max_headers.min(Head::MOST_HEADERS));
     let mut request = httparse::Request::new(allowed.unwrap_or_default());
     let parsed = request.parse(read);
     let end = match parsed {
