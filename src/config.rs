@@ -151,6 +151,10 @@ pub struct Tls {
     pub alpn: Vec<Alpn>,
     /// Whether clients are asked for a certificate.
     pub client_certificates: ClientCertificates,
+    /// The same for single listeners, by their address.
+    pub client_certificates_at: BTreeMap<SocketAddr, ClientCertificates>,
+    /// Request header that tells header sets with [`HeaderSet::certificate`] the client's certificate.
+    pub client_certificate_header: String,
     /// PEM file with the issuers of clients' certificates.
     pub client_authorities: Option<PathBuf>,
     /// Longest time for a handshake.
@@ -452,6 +456,7 @@ impl Config {
             (
                 "tls.client_certificates",
                 self.tls.client_certificates != new.tls.client_certificates
+                    || self.tls.client_certificates_at != new.tls.client_certificates_at
                     || self.tls.client_authorities != new.tls.client_authorities,
             ),
             ("tls.handshake_timeout", self.tls.handshake_timeout != new.tls.handshake_timeout),

@@ -65,13 +65,17 @@ pub struct HeaderRules {
     pub host: HostRule,
     /// Request headers that do not reach the upstream.
     pub remove: Vec<HeaderName>,
+    /// Request header for the client's certificate.
+    pub certificate: HeaderName,
+    /// Whether the upstream gets it.
+    pub tells_certificate: bool,
     /// Response headers for the client, unless the upstream sent its own.
     pub response: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl HeaderRules {
     /// Parses a set; the error is for the operator.
-    fn new(set: &config::HeaderSet) -> Result<Self, String> {
+    fn new(set: &config::HeaderSet, certificate: HeaderName) -> Result<Self, String> {
         let name = |text: &str| {
             text.parse::<HeaderName>().map_err(|_| format!("\"{text}\" is no header name"))
         };
@@ -81,7 +85,13 @@ impl HeaderRules {
             response.push((name(key)?, value.map_err(|_| format!("{key}: not a header value"))?));
         }
         let remove = set.remove.iter().map(|text| name(text)).collect::<Result<_, _>>()?;
-        Ok(Self { host: set.host, remove, response })
+        Ok(Self {
+            host: set.host,
+            remove,
+            certificate,
+            tells_certificate: set.certificate,
+            response,
+        })
     }
 }
 
@@ -110,6 +120,11 @@ impl Table {
                     layered.fault(&format!("route.{}.{key}", row.name), message)
                 })),
             }
+        }
+        let name = &config.tls.client_certificate_header;
+        if name.parse::<HeaderName>().is_err() {
+            let message = format!("\"{name}\" is no header name");
+            faults.push(layered.fault("tls.client_certificate_header", message));
         }
         for (index, row) in config.routes.iter().enumerate() {
             let key = format!("route.{}", row.name);
@@ -204,7 +219,11 @@ fn compile(row: &config::Route, config: &Config) -> Result<Route, Vec<(&'static 
     let matcher = Matcher::new(&row.matches).map_err(|e| wrong.push(("match", e))).ok();
     let backend = destination(row, config).map_err(|e| wrong.push(("backend", e))).ok();
     let headers = match config.headers.get(&row.headers) {
-        Some(set) => HeaderRules::new(set).map_err(|e| wrong.push(("headers", e))).ok(),
+        Some(set) => match config.tls.client_certificate_header.parse() {
+            Ok(name) => HeaderRules::new(set, name).map_err(|e| wrong.push(("headers", e))).ok(),
+            // Told once, by the table.
+            Err(_) => return Err(wrong),
+        },
         None => {
             wrong.push(("headers", format!("no set \"{}\" under [headers]", row.headers)));
             None

@@ -23,12 +23,13 @@ use crate::error::Error;
 use crate::proxy::{Gateway, Rooms, clock};
 use crate::telemetry::access_log::InFlight;
 use crate::telemetry::metrics::{Kind, Metrics};
-use crate::tls::{self, Acceptor, Certificates, SettingsError};
+use crate::tls::SettingsError;
 use crate::tunnel;
 use crate::tunnel::ends::End;
 use crate::tunnel::registry::Registry;
 use crate::upstream;
 
+mod acceptors;
 mod build;
 mod connection;
 mod control;
@@ -43,6 +44,8 @@ mod reload;
 mod stage;
 mod worker;
 
+use acceptors::Acceptors;
+pub use acceptors::Secure;
 pub use build::{Built, KeyTexts, build, build_authenticator};
 use control::{Control, Journal};
 use handover::{Giver, Offer, Socket, Taken};
@@ -95,7 +98,7 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         threads => threads,
     };
     let Built { rooms, tls } = built;
-    let tls = acceptor(tls)?;
+    let tls = acceptors(tls)?;
     let taken = match &config.server.handover {
         Some(path) => Taken::from(path).map_err(ListenError::Handover)?,
         None => None,
@@ -157,7 +160,7 @@ fn start(worker: Worker, index: usize, ended: mpsc::Sender<()>) -> Result<(), Li
 struct Process<'a> {
     layered: &'a Layered,
     gateway: Gateway,
-    tls: Option<Acceptor>,
+    tls: Option<Acceptors>,
     admin: admin::Listeners,
     source: Option<Source>,
 }
@@ -215,12 +218,12 @@ async fn closed(mut ends: mpsc::Receiver<()>) {
     while ends.recv().await.is_some() {}
 }
 
-fn acceptor(tls: Option<(Certificates, tls::Settings)>) -> Result<Option<Acceptor>, ListenError> {
-    let Some((certificates, settings)) = tls else { return Ok(None) };
-    for warning in certificates.warnings(clock::now().wall.as_secs()) {
+fn acceptors(tls: Option<Secure>) -> Result<Option<Acceptors>, ListenError> {
+    let Some(secure) = tls else { return Ok(None) };
+    for warning in secure.certificates.warnings(clock::now().wall.as_secs()) {
         warn!("{warning}");
     }
-    Ok(Some(Acceptor::new(certificates, settings)?))
+    Ok(Some(Acceptors::new(secure)?))
 }
 
 /// Tells the counters which names there are; what they do not know is counted as `other`.

@@ -59,6 +59,17 @@ impl Transport {
         Self { wire, socket: Arc::new(socket), tls, unsent: BytesMut::new() }
     }
 
+    /// The same, of a client that showed a certificate. `text` is what upstreams are told of it; pingora
+    /// carries it in place of a digest.
+    #[must_use]
+    pub fn with_certificate(mut self, text: String) -> Self {
+        if let Some(tls) = &self.tls {
+            let told = SslDigest { cert_digest: text.into_bytes(), ..SslDigest::clone(tls) };
+            self.tls = Some(Arc::new(told));
+        }
+        self
+    }
+
     /// The bare stream. Everything written before must have been flushed.
     #[must_use]
     pub fn into_wire(self) -> Wire {

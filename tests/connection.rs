@@ -34,7 +34,7 @@ fn a_head_over_a_limit_gets_its_own_answer_and_goes_nowhere() {
 
 #[test]
 fn a_head_within_the_limits_passes_however_large() {
-    let site = Site::start();
+    let site = Site::configured("[listen]\ntrusted_proxies = [\"127.0.0.1/32\"]\n");
     let certificate = "x".repeat(15 << 10);
     let filler: String = (0..40).map(|n| format!("a{n}: {}\r\n", "y".repeat(1 << 10))).collect();
     let head = format!("AbcdesktopUserCert: {certificate}\r\n{filler}");

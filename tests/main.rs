@@ -22,6 +22,8 @@ mod architecture;
 mod auth;
 /// Request and response bodies, upstream connections, broken upstreams.
 mod bodies;
+/// Certificates of clients: who is asked, and who is told.
+mod certificates;
 /// Every command of the command line.
 mod commands;
 /// The contract with what stands around a gateway, one fact a row.

@@ -58,11 +58,19 @@ impl Issued {
 
     /// The same with more about its listeners.
     pub(crate) fn site_with(&self, port: u16, listen: &str, more: &str) -> Site {
+        self.listening(&[port], listen, more)
+    }
+
+    /// The same with several listeners.
+    pub(crate) fn site_at(&self, ports: &[u16], more: &str) -> Site {
+        self.listening(ports, "[listen]\n", more)
+    }
+
+    fn listening(&self, ports: &[u16], listen: &str, more: &str) -> Site {
         let (certificate, key) = (self.path("tls.crt"), self.path("tls.key"));
         let files = format!("[{{ certificate = {certificate:?}, key = {key:?} }}]");
-        let text = format!(
-            "{listen}https = [\"127.0.0.1:{port}\"]\n[tls]\ncertificates = {files}\n{more}"
-        );
+        let https: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let text = format!("{listen}https = {https:?}\n[tls]\ncertificates = {files}\n{more}");
         Site::configured_serving(&text, |exchange| match exchange.header("upgrade") {
             Some(_) => echo(exchange),
             None => {
@@ -88,7 +96,7 @@ impl Issued {
     }
 
     /// The certificate that is served now.
-    fn served(&self, port: u16) -> CertificateDer<'static> {
+    pub(crate) fn served(&self, port: u16) -> CertificateDer<'static> {
         let mut tls = self.connect(port);
         ask(&mut tls, "/healthz");
         tls.conn.peer_certificates().unwrap()[0].clone().into_owned()

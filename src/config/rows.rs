@@ -80,6 +80,9 @@ pub struct HeaderSet {
     /// whatever stands here.
     #[serde(default)]
     pub remove: Vec<String>,
+    /// Whether the upstream is told the client's certificate (`tls.client_certificate_header`).
+    #[serde(default)]
+    pub certificate: bool,
     /// Response headers that the client gets unless the upstream sent its own.
     #[serde(default)]
     pub response: BTreeMap<String, String>,

@@ -15,6 +15,8 @@ pub(super) struct Client {
     pub(super) address: Option<IpAddr>,
     /// The peer's address, which may be a proxy's.
     pub(super) peer: Option<IpAddr>,
+    /// What upstreams may be told of its certificate: PEM, escaped as nginx does.
+    pub(super) certificate: Option<HeaderValue>,
     /// Whether the peer's `X-Forwarded-*` headers are believed.
     pub(super) trusted: bool,
     /// `http` or `https`, as the client came to us or to a trusted proxy.
@@ -27,12 +29,16 @@ impl Client {
         let peer = session.client_addr().and_then(|peer| peer.as_inet()).map(|peer| peer.ip());
         let headers = &session.req_header().headers;
         let mut client = Self::judge(peer, headers, trusted);
-        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_deref());
+        // A trusted proxy's own certificate says nothing of its clients.
+        let shown =
+            tls.map(|tls| &*tls.cert_digest).filter(|text| !client.trusted && !text.is_empty());
+        client.certificate = shown.and_then(|text| HeaderValue::from_bytes(text).ok());
         let said = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
         client.scheme =
             match said.filter(|said| client.trusted && matches!(*said, "http" | "https")) {
                 Some(said) => said.to_owned(),
-                None if tls => "https".to_owned(),
+                None if tls.is_some() => "https".to_owned(),
                 None => "http".to_owned(),
             };
         client
@@ -53,7 +59,13 @@ impl Client {
         let peer = peer.map(|address| address.to_canonical());
         let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
         if !peer.is_some_and(is_trusted) {
-            return Self { address: peer, peer, trusted: false, scheme: String::new() };
+            return Self {
+                address: peer,
+                peer,
+                trusted: false,
+                certificate: None,
+                scheme: String::new(),
+            };
         }
         let mut address = peer;
         let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
@@ -67,7 +79,7 @@ impl Client {
                 break;
             }
         }
-        Self { address, peer, trusted: true, scheme: String::new() }
+        Self { address, peer, trusted: true, certificate: None, scheme: String::new() }
     }
 }
 

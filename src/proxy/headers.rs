@@ -63,6 +63,7 @@ pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result
     forwarded(head, rules, host.as_ref())?;
     trail::repeat(head)?;
     remove_all(head, |name| rules.route.headers.remove.contains(name));
+    certificate(head, rules)?;
     if rules.route.leads_to_a_desktop() {
         // A pod runs what its user likes: it gets neither tokens nor passwords, and asks for none.
         remove_all(head, |name| name == TOKEN_HEADER || name == header::AUTHORIZATION);
@@ -261,6 +262,21 @@ fn forwarded(
         Some(host) if !head.headers.contains_key("x-forwarded-host") => {
             head.insert_header("X-Forwarded-Host", host.clone())
         }
+        _ => Ok(()),
+    }
+}
+
+/// The client's certificate, for upstreams that are told it: verified here, or told by a trusted proxy.
+/// What anybody else says would let him in as another.
+fn certificate(head: &mut RequestHeader, rules: &Rules<'_>) -> Result<()> {
+    let Rules { route, client, .. } = rules;
+    let told = route.headers.tells_certificate && !route.leads_to_a_desktop();
+    if told && client.trusted {
+        return Ok(());
+    }
+    head.remove_header(&route.headers.certificate);
+    match &client.certificate {
+        Some(text) if told => head.insert_header(route.headers.certificate.clone(), text.clone()),
         _ => Ok(()),
     }
 }

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use pingora::http::RequestHeader;
 
 use super::client::Client;
+pub(crate) use super::headers::is_valid_host;
 use super::{Rooms, headers, path_and_query};
 use crate::config::Listen;
 
@@ -35,13 +36,11 @@ pub(super) fn to_https(
         return None;
     }
     let said = head.headers.get("x-forwarded-host").filter(|_| client.trusted).cloned();
-    let host = said.or_else(|| headers::host_of(head)).filter(headers::is_valid_host)?;
+    let host = said.or_else(|| headers::host_of(head)).filter(is_valid_host)?;
     let target = head.uri.path_and_query().map(|target| target.as_str())?;
     let address = address(host.to_str().ok()?, target, |port| https_port(listen, port));
     Some(Elsewhere { address, route: route.name.clone() })
 }
-
-pub(crate) use super::headers::is_valid_host;
 
 /// Whether the client may have come over TLS to somebody before us: a redirect would lead it here
 /// again, for ever. What a stranger says counts as well; whoever lies only hides from the redirect.

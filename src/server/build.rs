@@ -9,6 +9,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::acceptors::Secure;
 use crate::auth::{
     Authenticator, CacheLimits, KeyError, KeyFile, PayloadKeys, SigningKeys, TargetPolicy,
 };
@@ -23,6 +24,8 @@ use crate::upstream::resolver::Resolver;
 
 /// Where the incumbents' certificate is mounted.
 const DEFAULT: &str = "/etc/nginx/ssl/tls.crt";
+
+const NO_ISSUER: &str = "clients' certificates are asked for, and no issuer is named";
 
 /// The PEM files of a configuration, by the name that messages use for each.
 #[derive(Debug, Default)]
@@ -47,7 +50,7 @@ pub struct Built {
     /// What serves requests.
     pub rooms: Rooms,
     /// What TLS connections need; none where there is no certificate.
-    pub tls: Option<(Certificates, tls::Settings)>,
+    pub tls: Option<Secure>,
 }
 
 impl KeyTexts {
@@ -160,15 +163,17 @@ fn certificates_of(config: &Config) -> &[CertificateFiles] {
     }
 }
 
-fn tls(
-    layered: &Layered,
-    keys: &KeyTexts,
-    faults: &mut Vec<Fault>,
-) -> Option<(Certificates, tls::Settings)> {
+fn tls(layered: &Layered, keys: &KeyTexts, faults: &mut Vec<Fault>) -> Option<Secure> {
+    let settings = &layered.config.tls;
+    for address in settings.client_certificates_at.keys() {
+        if !layered.config.listen.https.contains(address) {
+            let why = format!("{address} is no address of listen.https");
+            faults.push(layered.fault("tls.client_certificates_at", why));
+        }
+    }
     if keys.certificates.is_empty() {
         return None;
     }
-    let settings = &layered.config.tls;
     let sources: Vec<_> = keys
         .certificates
         .iter()
@@ -182,23 +187,33 @@ fn tls(
         keys.authorities.as_ref().map(|file| ClientRoots::parse(pem_file(file))).transpose();
     let roots =
         roots.map_err(|error| faults.push(layered.fault("tls.client_authorities", error))).ok()?;
-    let client_auth = match (settings.client_certificates, roots) {
-        (ClientCertificates::Off, _) => ClientAuth::Off,
-        (ClientCertificates::Optional, Some(roots)) => ClientAuth::Optional(roots),
-        (ClientCertificates::Required, Some(roots)) => ClientAuth::Required(roots),
-        (ClientCertificates::Optional | ClientCertificates::Required, None) => {
-            let why = "clients' certificates are asked for, and no issuer is named";
-            faults.push(layered.fault("tls.client_authorities", why));
-            return None;
-        }
+    let Some(client_auth) = client_auth_of(settings.client_certificates, roots.as_ref()) else {
+        faults.push(layered.fault("tls.client_authorities", NO_ISSUER));
+        return None;
     };
+    let mut at = Vec::with_capacity(settings.client_certificates_at.len());
+    for (address, demand) in &settings.client_certificates_at {
+        match client_auth_of(*demand, roots.as_ref()) {
+            Some(client_auth) => at.push((*address, client_auth)),
+            None => faults.push(layered.fault("tls.client_authorities", NO_ISSUER)),
+        }
+    }
     let settings = tls::Settings {
         alpn: settings.alpn.iter().map(|alpn| alpn.name().to_owned()).collect(),
         client_auth,
         handshake_timeout: settings.handshake_timeout,
         ..tls::Settings::default()
     };
-    Some((certificates?, settings))
+    Some(Secure { certificates: certificates?, settings, at })
+}
+
+/// What is demanded of clients; none if no issuer is named whose certificates would count.
+fn client_auth_of(demand: ClientCertificates, roots: Option<&ClientRoots>) -> Option<ClientAuth> {
+    match demand {
+        ClientCertificates::Off => Some(ClientAuth::Off),
+        ClientCertificates::Optional => roots.cloned().map(ClientAuth::Optional),
+        ClientCertificates::Required => roots.cloned().map(ClientAuth::Required),
+    }
 }
 
 impl Marks {

@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::proxy::{Gateway, trail};
 use crate::respond;
 use crate::telemetry::access_log::Record;
-use crate::tls::{AcceptError, Acceptor};
+use crate::tls::{self, AcceptError, Acceptor};
 use crate::transport::{SocketPolicy, Transport, Wire};
 use crate::upstream::pool::{Pool, SWEEP};
 
@@ -118,7 +118,15 @@ impl Connections {
                 }
             },
         };
-        let stream: Stream = Box::new(Transport::new(wire, peer));
+        let certificate = match &wire {
+            Wire::Tls(tls) => tls::Session::of(tls).client.map(|client| client.escaped_pem()),
+            Wire::Plain(_) => None,
+        };
+        let mut transport = Transport::new(wire, peer);
+        if let Some(certificate) = certificate {
+            transport = transport.with_certificate(certificate);
+        }
+        let stream: Stream = Box::new(transport);
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
             let listen = self.gateway.rooms().listen.clone();
             let leaving = self.leaving.clone();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::acceptors::Acceptors;
 use super::reload::Ask;
 use crate::admin::{self, Closing, LogLevel, Operations, Overview, Revocation};
 use crate::config::{Layered, Level};
@@ -14,7 +15,6 @@ use crate::discovery::{Condition, Readiness};
 use crate::proxy::{Gateway, clock};
 use crate::telemetry;
 use crate::telemetry::metrics::{Cache, Discovery, Metrics, State};
-use crate::tls::Acceptor;
 use crate::tunnel::ends::End;
 use crate::tunnel::registry::Snapshot;
 use crate::upstream::desktops::Desktops;
@@ -89,7 +89,7 @@ fn settings(layered: &Layered) -> Vec<admin::Setting> {
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) gateway: Gateway,
-    pub(super) tls: Option<Acceptor>,
+    pub(super) tls: Option<Acceptors>,
     pub(super) journal: Arc<Journal>,
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) started: Instant,
@@ -109,7 +109,7 @@ impl Control {
     }
 
     fn certificates(&self) -> Vec<admin::Certificate> {
-        let known = self.tls.iter().flat_map(Acceptor::describe);
+        let known = self.tls.iter().flat_map(Acceptors::describe);
         let certificate = |of: crate::tls::Description| admin::Certificate {
             name: of.names.first().cloned().unwrap_or(of.file),
             not_before: of.not_before as f64,

@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::acceptors::Acceptors;
 use super::build::{Built, KeyTexts, build};
 use super::control::Journal;
 use crate::config::{Config, Fault, Layered};
 use crate::proxy::{Gateway, clock};
-use crate::tls::Acceptor;
 use crate::tunnel::ends::End;
 
 /// How often the files are looked at.
@@ -51,7 +51,7 @@ struct Stamp {
 pub(super) struct Reloader {
     pub(super) gateway: Gateway,
     /// The HTTPS listeners', if there are any.
-    pub(super) tls: Option<Acceptor>,
+    pub(super) tls: Option<Acceptors>,
     pub(super) source: Source,
     /// The configuration in use.
     pub(super) current: Config,
@@ -119,11 +119,11 @@ impl Reloader {
                 if rooms.marks.authorities != self.authorities {
                     warn!(key = "tls.client_authorities", "takes effect at the next start");
                 }
-                if let (Some(acceptor), Some((certificates, _))) = (&self.tls, tls) {
-                    for warning in certificates.warnings(clock::now().wall.as_secs()) {
+                if let (Some(acceptors), Some(secure)) = (&self.tls, tls) {
+                    for warning in secure.certificates.warnings(clock::now().wall.as_secs()) {
                         warn!("{warning}");
                     }
-                    acceptor.swap(certificates);
+                    acceptors.swap(&secure.certificates);
                 }
                 metrics.add_routes(rooms.table.iter().map(|route| &*route.name));
                 self.gateway.swap(rooms);

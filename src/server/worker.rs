@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::error;
 
+use super::acceptors::Acceptors;
 use super::connection::Connections;
 use super::listeners::Scheme;
 use super::stage::Stage;
@@ -25,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Worker {
     pub(super) sockets: Vec<(Scheme, BoundListener)>,
     /// For HTTPS.
-    pub(super) tls: Option<Acceptor>,
+    pub(super) tls: Option<Acceptors>,
     pub(super) gateway: Gateway,
     /// Most idle connections to upstreams.
     pub(super) upstream_keepalive: usize,
@@ -47,7 +48,9 @@ impl Worker {
             ));
             tokio::spawn(Arc::clone(&connections).sweep());
             for (scheme, socket) in std::mem::take(&mut self.sockets) {
-                let tls = self.tls.clone().filter(|_| scheme == Scheme::Https);
+                let tls = self.tls.as_ref().filter(|_| scheme == Scheme::Https);
+                // A socket that listens has an address.
+                let tls = tls.zip(socket.local_addr().ok()).map(|(tls, at)| tls.of(at));
                 let accept = accept(socket, tls, Arc::clone(&connections), self.stage.clone());
                 tokio::spawn(async {
                     if let Err(error) = accept.await {

@@ -38,6 +38,7 @@ pub struct Source<'a> {
 /// No certificate is refused for its dates. One that has expired makes browsers warn, its absence
 /// would take the whole listener down, and a clock may simply be wrong: see
 /// [`warnings`](Self::warnings).
+#[derive(Clone)]
 pub struct Certificates {
     default: Arc<CertifiedKey>,
     exact: Names,

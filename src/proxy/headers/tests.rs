@@ -13,7 +13,8 @@ fn sent(path: &str, headers: &[(&str, &str)], trusted: bool) -> RequestHeader {
         head.append_header((*name).to_owned(), (*value).to_owned()).unwrap();
     }
     let peer = Some("203.0.113.9".parse().unwrap());
-    let client = Client { address: peer, peer, trusted, scheme: "http".to_owned() };
+    let client =
+        Client { address: peer, peer, trusted, certificate: None, scheme: "http".to_owned() };
     let public = host_of(&head);
     let public = public.as_ref().map(|host| host.to_str().unwrap());
     let rules = Rules {
