@@ -18,6 +18,7 @@ pub mod jwt;
 pub mod keys;
 pub mod mint;
 mod random;
+pub mod revoked;
 mod seal;
 pub mod target;
 pub mod token;
@@ -133,6 +134,17 @@ impl Authenticator {
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
         self.policy.permits(address)
+    }
+
+    /// Goes on counting where another authenticator stopped, for the keys that both have.
+    pub fn count_on(&self, other: &Self) {
+        let (keys, others) = (self.keys.load(), other.keys.load());
+        for facts in keys.signing.counted().chain(keys.payload.counted()) {
+            let mut known = others.signing.counted().chain(others.payload.counted());
+            if let Some(known) = known.find(|known| known.is_of(facts)) {
+                facts.count_on(known);
+            }
+        }
     }
 
     /// What may be told of the keys in use.

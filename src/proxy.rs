@@ -16,8 +16,9 @@ use pingora::protocols::http::server::ReusableHttpStream;
 use pingora::{Error as PingoraError, Result};
 use tokio::time::timeout;
 
+use crate::auth::revoked::Revoked;
 use crate::auth::token::{locate, without_token};
-use crate::auth::{Authenticator, Desktop};
+use crate::auth::{self, Authenticator, Desktop};
 use crate::config::{Lifetime, Listen};
 use crate::error::Error;
 use crate::files::Root;
@@ -94,13 +95,21 @@ pub struct Gateway {
     pub desktops: Desktops,
     /// The open tunnels.
     pub tunnels: Registry,
+    /// Tokens that operators have withdrawn.
+    pub revoked: Revoked,
 }
 
 impl Gateway {
     /// A gateway with these rooms.
     #[must_use]
     pub fn new(rooms: Rooms, desktops: Desktops, tunnels: Registry, in_flight: InFlight) -> Self {
-        Self { rooms: Arc::new(ArcSwap::from_pointee(rooms)), in_flight, desktops, tunnels }
+        Self {
+            rooms: Arc::new(ArcSwap::from_pointee(rooms)),
+            in_flight,
+            desktops,
+            tunnels,
+            revoked: Revoked::default(),
+        }
     }
 
     /// Takes new rooms into use.
@@ -203,7 +212,7 @@ impl Rooms {
     }
 
     /// What is behind a plan's route.
-    async fn find(&self, plan: &Plan, desktops: &Desktops) -> Result<Pod, Error> {
+    async fn find(&self, plan: &Plan, way: &Way<'_>) -> Result<Pod, Error> {
         let found = match (&plan.route.backend, &plan.desktop) {
             (Destination::Upstream(upstream), _) => {
                 let addresses = self.upstreams.fixed(upstream).await?;
@@ -212,7 +221,11 @@ impl Rooms {
             (_, Some(desktop)) => {
                 let permits = |address| self.authenticator.permits(address);
                 let wanted = Wanted { desktop, port: plan.port, now: clock::now().wall };
-                desktops.find(&self.upstreams, wanted, permits).await
+                let found = way.desktops.find(&self.upstreams, wanted, permits).await;
+                if found.as_ref().is_ok_and(|found| way.revoked.holds(desktop, &found.label)) {
+                    return Err(auth::Error::Revoked.into());
+                }
+                found
             }
             (_, None) => Err(upstream::Error::NoSuchName),
         };
@@ -237,7 +250,8 @@ impl Gateway {
         let stamp = Stamp { id: trail.id, hsts: client.hsts(&rooms.listen) };
         respond::prepare(session.req_header_mut(), stamp);
         let mut ctx = Context { record: Some(record), route: None };
-        let way = Way { rooms: &rooms, desktops: &self.desktops, pool };
+        let (desktops, revoked) = (&self.desktops, &self.revoked);
+        let way = Way { rooms: &rooms, desktops, revoked, pool };
         match self.answer(&mut session, client, &mut ctx, &way).await {
             Ok(None) => {}
             Ok(Some(upgrade)) => {
@@ -296,7 +310,7 @@ impl Gateway {
                 static_files::serve(session, &plan, &way.rooms.roots).await?;
             }
             Destination::Renew => {
-                let found = way.rooms.find(&plan, &self.desktops).await?;
+                let found = way.rooms.find(&plan, way).await?;
                 renew::serve(session, &plan, &found.label, &self.tunnels).await?;
             }
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
@@ -337,7 +351,7 @@ impl Gateway {
         let info = Info {
             route: Arc::clone(&plan.route.name),
             token: record.token.map(|token| token.to_string().into()),
-            pod: found.label,
+            pod: Arc::clone(&found.label),
             uid: found.uid.clone(),
             client: plan.client.address,
             deadline: desktop
@@ -357,6 +371,10 @@ impl Gateway {
         // The pod may have gone before its tunnel was listed.
         if found.uid.is_some_and(|uid| !self.desktops.lists(&uid)) {
             let _told = self.tunnels.close(id, End::DesktopGone);
+        }
+        // So may an operator have withdrawn its token.
+        if desktop.is_some_and(|desktop| self.revoked.holds(desktop, &found.label)) {
+            let _told = self.tunnels.close(id, End::Revoked);
         }
         // The drain may have looked before it, too.
         if self.in_flight.is_draining() {

@@ -175,3 +175,56 @@ fn a_drain_makes_it_unready_and_refuses_new_tunnels() {
     socket.send("still".into()).unwrap();
     assert_eq!(socket.read().unwrap(), "still".into());
 }
+
+/// The fingerprint that the log has of a token.
+fn fingerprint(token: &str) -> String {
+    deskgate::auth::Token::new(token).unwrap().fingerprint().to_string()
+}
+
+#[test]
+fn a_revoked_token_opens_nothing_any_more() {
+    let (site, address, _folder) = start(true);
+    let token = tokens::valid(crate::support::PODS[0]);
+    let other = tokens::minter(tokens::keys())
+        .mint(crate::support::PODS[0], tokens::now(), tokens::TTL + 1)
+        .unwrap();
+    let status = |token: &str| site.get("/filer", &format!("ABCAuthorization: {token}\r\n")).status;
+    assert_eq!((status(&token), status(&other)), (200, 200));
+    let mut socket = site.websocket(&format!("/websockify?{token}"));
+    let body = format!("{{\"token\":\"{}\"}}", fingerprint(&token));
+    assert_eq!(ask(address, "POST", "/admin/revoke", &body).json()["closed"], 1);
+    while socket.read().is_ok() {}
+    assert_eq!((status(&token), status(&other)), (401, 200));
+    let refused = site.get("/filer/again", &format!("ABCAuthorization: {token}\r\n"));
+    assert_eq!(refused.error(), "unauthorized");
+    assert_eq!(site.gateway.logged("/filer/again")["reason"], "revoked");
+    let upgrade = raw(site.address(), Site::upgrade(&format!("/websockify?{token}"))).unwrap();
+    assert_eq!(upgrade.status, 401);
+    let renew = site.ask("POST", "/gw/renew", &format!("ABCAuthorization: {token}\r\n"));
+    assert_eq!(renew.status, 401);
+    // A reload forgets nothing, not even one of the keys.
+    site.gateway.reconfigure_with(|text| text.replace("[auth]", "[auth]\ncache_entries = 77"));
+    assert!((200..300).contains(&ask(address, "POST", "/admin/reload", "").status));
+    assert_eq!((status(&token), status(&other)), (401, 200));
+    let text = get(address, "/metrics").text();
+    assert!(text.contains("deskgate_revoked{what=\"token\"} 1"), "{text}");
+}
+
+#[test]
+fn a_revoked_pod_is_opened_by_later_tokens_only() {
+    let (site, address, _folder) = start(true);
+    let minted = |issued: u64| {
+        tokens::minter(tokens::keys()).mint(crate::support::PODS[0], issued, tokens::TTL).unwrap()
+    };
+    let (early, now) = (minted(tokens::now() - 60), tokens::now());
+    let status = |token: &str| site.get("/filer", &format!("ABCAuthorization: {token}\r\n")).status;
+    let _socket = site.websocket(&format!("/websockify?{early}"));
+    let list = eventually("the tunnel", || {
+        let list = get(address, "/admin/tunnels").json()["tunnels"].clone();
+        list[0]["pod"].as_str().map(ToOwned::to_owned)
+    });
+    let body = serde_json::json!({ "pod": list }).to_string();
+    assert_eq!(ask(address, "POST", "/admin/revoke", &body).json()["closed"], 1);
+    assert_eq!((status(&early), status(&minted(now - 1))), (401, 401));
+    assert_eq!(status(&minted(now + 10)), 200);
+}

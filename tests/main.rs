@@ -57,6 +57,8 @@ mod reload;
 mod responses;
 /// A rolling update behind a load balancer.
 mod rollout;
+/// New keys beside old ones, and which of them is still in use.
+mod rotation;
 /// Which upstream gets a path, and what it gets.
 mod routing;
 /// HTTPS: certificates, HTTP/2, tunnels over TLS.

@@ -44,11 +44,14 @@ pub enum Error {
     /// The sealed target is not a host this gateway may reach.
     #[error("the token's target is outside the permitted domain and networks")]
     OutsidePolicy,
+    /// An operator has withdrawn it.
+    #[error("the token was revoked")]
+    Revoked,
 }
 
 impl Error {
     /// Every value of [`reason`](Self::reason).
-    pub const REASONS: [&'static str; 12] = [
+    pub const REASONS: [&'static str; 13] = [
         "missing",
         "too_long",
         "malformed",
@@ -61,6 +64,7 @@ impl Error {
         "missing_hash",
         "bad_seal",
         "outside_policy",
+        "revoked",
     ];
 
     /// A short stable word for metrics and structured logs.
@@ -79,6 +83,7 @@ impl Error {
             Self::MissingHash => "missing_hash",
             Self::BadSeal => "bad_seal",
             Self::OutsidePolicy => "outside_policy",
+            Self::Revoked => "revoked",
         }
     }
 }

@@ -11,6 +11,7 @@ mod payload;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY};
 use jsonwebtoken::DecodingKey;
@@ -73,7 +74,7 @@ impl SigningKeys {
                 return Err(KeyFault::PrivateForSigning);
             }
             let key = block.public()?;
-            let facts = Facts::new(block.label, &key)?;
+            let facts = Facts::new(block.label, &key, true)?;
             facts.refuse_published(allow_published)?;
             let der = key.to_pkcs1_der().map_err(|_| KeyFault::Invalid)?;
             // The verifier's own opinion, before the first token needs it.
@@ -91,9 +92,14 @@ impl SigningKeys {
         self.0.iter().map(|key| key.facts.to_string()).collect()
     }
 
+    /// The facts of each key.
+    pub(super) fn counted(&self) -> impl Iterator<Item = &Facts> {
+        self.0.iter().map(|key| &key.facts)
+    }
+
     /// What may be told of each key.
     pub(super) fn facts(&self) -> impl Iterator<Item = KeyFacts> {
-        self.0.iter().map(|key| key.facts.told("signing"))
+        self.counted().map(Facts::told)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&DecodingKey, &Facts)> {
@@ -113,8 +119,10 @@ pub(super) struct Facts {
     label: Label,
     /// SHA-256 of the public key in SPKI form, in hex.
     digest: String,
-    /// Tokens that this key has verified or opened.
-    used: AtomicU64,
+    /// Whether it is for signatures, and not for seals.
+    signs: bool,
+    /// Tokens that this key has verified or opened, shared with the same key of a later configuration.
+    used: ArcSwap<AtomicU64>,
 }
 
 /// What may be told about a key in use.
@@ -126,29 +134,41 @@ pub struct KeyFacts {
     pub bits: usize,
     /// SHA-256 of the public key in SPKI form, in hex.
     pub digest: String,
-    /// Tokens that it has verified or opened since it was loaded.
+    /// Tokens that it has verified or opened since the process first had it.
     pub used: u64,
 }
 
 impl Facts {
-    fn new(label: Label, key: &RsaPublicKey) -> Result<Self, KeyFault> {
+    fn new(label: Label, key: &RsaPublicKey, signs: bool) -> Result<Self, KeyFault> {
         let spki = key.to_public_key_der().map_err(|_| KeyFault::Invalid)?;
         let digest = digest(&SHA256, spki.as_bytes());
         Ok(Self {
             bits: bits(key),
             label,
             digest: digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
-            used: AtomicU64::new(0),
+            signs,
+            used: ArcSwap::default(),
         })
     }
 
     /// Counts a token that the key was right for.
     pub(super) fn use_once(&self) {
-        self.used.fetch_add(1, Ordering::Relaxed);
+        self.used.load().fetch_add(1, Ordering::Relaxed);
     }
 
-    fn told(&self, kind: &'static str) -> KeyFacts {
-        let used = self.used.load(Ordering::Relaxed);
+    /// Whether both are of one key, for one purpose.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        self.signs == other.signs && self.digest == other.digest
+    }
+
+    /// Goes on counting where `other` stopped; both count into one from now on.
+    pub(super) fn count_on(&self, other: &Self) {
+        self.used.store(other.used.load_full());
+    }
+
+    fn told(&self) -> KeyFacts {
+        let used = self.used.load().load(Ordering::Relaxed);
+        let kind = if self.signs { "signing" } else { "payload" };
         KeyFacts { kind, bits: self.bits, digest: self.digest.clone(), used }
     }
 

@@ -70,6 +70,18 @@ impl fmt::Debug for Token<'_> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 6]);
 
+impl Fingerprint {
+    /// Reads what [`Display`](fmt::Display) writes: twelve hexadecimal digits, in lower case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let whole = text.len() == 12 && text.bytes().all(is_digit);
+        let [_, _, bytes @ ..] =
+            u64::from_str_radix(text, 16).ok().filter(|_| whole)?.to_be_bytes();
+        Some(Self(bytes))
+    }
+}
+
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

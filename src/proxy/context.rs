@@ -9,6 +9,7 @@ use super::Rooms;
 use super::client::Client;
 use super::headers::{self, Answer, Rules};
 use crate::auth::Desktop;
+use crate::auth::revoked::Revoked;
 use crate::config::Refusal;
 use crate::route::Route;
 use crate::telemetry::access_log::Record;
@@ -29,6 +30,7 @@ pub(super) struct Way<'a> {
     /// The rooms that the request began with.
     pub(super) rooms: &'a Rooms,
     pub(super) desktops: &'a Desktops,
+    pub(super) revoked: &'a Revoked,
     /// The worker's connections.
     pub(super) pool: &'a Pool,
 }

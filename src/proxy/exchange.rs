@@ -52,7 +52,7 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
     loop {
         let head = request_head(session, plan)?;
         // Each time anew: whose address it is may have changed.
-        let found = way.rooms.find(plan, way.desktops).await?;
+        let found = way.rooms.find(plan, way).await?;
         let pool = (tries < MAX_TRIES && !plan.upgrade).then_some(way.pool);
         let timeouts = &plan.route.row.timeouts;
         let upstream = Connection::open(&found, timeouts, pool).await.map_err(Error::from)?;

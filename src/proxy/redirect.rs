@@ -20,11 +20,7 @@ pub(super) struct Elsewhere {
 }
 
 /// Where a plain request is sent; none if it is served as it came.
-pub(super) fn to_https(
-    rooms: &Rooms,
-    head: &RequestHeader,
-    client: &Client,
-) -> Option<Elsewhere> {
+pub(super) fn to_https(rooms: &Rooms, head: &RequestHeader, client: &Client) -> Option<Elsewhere> {
     let listen = &rooms.listen;
     if !listen.redirect || client.scheme == "https" || is_unsure(&head.headers, client.trusted) {
         return None;

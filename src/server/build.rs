@@ -116,7 +116,12 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
     // What a room remembers is worth keeping: tokens, names.
     let authenticator = match old.filter(|old| old.marks.auth == marks.auth) {
         Some(old) => Some(Arc::clone(&old.authenticator)),
-        None => authenticator(layered, keys, &mut faults).map(Arc::new),
+        None => authenticator(layered, keys, &mut faults).map(|authenticator| {
+            if let Some(old) = old {
+                authenticator.count_on(&old.authenticator);
+            }
+            Arc::new(authenticator)
+        }),
     };
     let upstreams = match old.filter(|old| old.marks.upstreams == marks.upstreams) {
         Some(old) => Some(Arc::clone(&old.upstreams)),

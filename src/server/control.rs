@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::acceptors::Acceptors;
 use super::reload::Ask;
 use crate::admin::{self, Closing, LogLevel, Operations, Overview, Revocation};
+use crate::auth::Fingerprint;
 use crate::config::{Layered, Level};
 use crate::discovery::{Condition, Readiness};
 use crate::proxy::{Gateway, clock};
@@ -192,6 +193,7 @@ impl Operations for Control {
         }
         let (entries, hits, misses) = self.gateway.rooms().authenticator.cache_figures();
         let certificates = self.certificates().into_iter();
+        let keys = self.gateway.rooms().authenticator.keys().into_iter();
         self.counters().exposition(State {
             in_flight: self.gateway.in_flight.count() as u64,
             draining: self.gateway.in_flight.is_draining(),
@@ -200,6 +202,8 @@ impl Operations for Control {
             to_pods: totals.to_pod.bytes,
             to_clients: totals.to_client.bytes,
             cache: Cache { entries, hits, misses },
+            keys: keys.map(|of| (of.kind, short(&of.digest), of.used)).collect(),
+            revoked: self.gateway.revoked.len(),
             discovery: self.condition().map(|condition| {
                 let (state, _, age) = told(condition);
                 Discovery { age, state, states: STATES }
@@ -271,6 +275,14 @@ impl Operations for Control {
     }
 
     fn revoke(&self, what: &Revocation) -> usize {
+        match what {
+            Revocation::Token(token) => {
+                if let Some(token) = Fingerprint::parse(token) {
+                    self.gateway.revoked.token(token);
+                }
+            }
+            Revocation::Pod(pod) => self.gateway.revoked.pod(pod, clock::now().wall),
+        }
         self.gateway.tunnels.close_where(
             |info| match what {
                 Revocation::Token(token) => info.token.as_deref() == Some(token),
@@ -316,9 +328,14 @@ impl Operations for Control {
     }
 }
 
+/// What of a key's digest names it.
+fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}
+
 fn key(of: crate::auth::KeyFacts, loaded: f64) -> admin::Key {
     admin::Key {
-        key: of.digest.chars().take(12).collect(),
+        key: short(&of.digest),
         kind: of.kind.to_owned(),
         bits: u32::try_from(of.bits).unwrap_or_default(),
         loaded,

@@ -27,9 +27,6 @@ const MAX_ROUTES: usize = 256;
 /// Most reasons that are told apart.
 const MAX_REASONS: usize = 64;
 
-/// Most keys that are told apart.
-const MAX_KEYS: usize = 32;
-
 /// Name of everything that no table knows.
 const OTHER: &str = "other";
 
@@ -76,7 +73,6 @@ struct Counts {
     build: Build,
     routes: Table<RouteCells>,
     reasons: Table<Reason>,
-    keys: Table<Striped>,
     tokens_accepted: Striped,
     rtt: Histogram,
     dropped_by_reload: AtomicU64,
@@ -112,7 +108,6 @@ impl Metrics {
             build,
             routes: Table::new(MAX_ROUTES, RouteCells::default()),
             reasons: Table::new(MAX_REASONS, Reason::new(Kind::Failure)),
-            keys: Table::new(MAX_KEYS, Striped::default()),
             tokens_accepted: Striped::default(),
             rtt: Histogram::default(),
             dropped_by_reload: AtomicU64::new(0),
@@ -139,13 +134,6 @@ impl Metrics {
         }
     }
 
-    /// Tells these keys apart from now on, each by a prefix of its public digest.
-    pub fn add_keys<'a>(&self, digests: impl IntoIterator<Item = &'a str>) {
-        for digest in digests {
-            self.0.keys.insert(digest, Striped::default());
-        }
-    }
-
     /// Counts a request that ended. `reason` is that of the access log, empty for none. How long a
     /// tunnel (status 101) was open is not taken for the duration of a request.
     pub fn request(&self, route: &str, status: u16, seconds: f64, reason: &str) {
@@ -159,11 +147,6 @@ impl Metrics {
     /// Counts a token that was accepted. Refused ones are counted as requests with their reason.
     pub fn token_accepted(&self) {
         self.0.tokens_accepted.add(1);
-    }
-
-    /// Counts a token whose signature was verified (not found in the cache) by a key.
-    pub fn token_verified(&self, key: &str) {
-        self.0.keys.get_or_other(key).add(1);
     }
 
     /// Counts a try that failed and was made good by another, so that no request tells of it.
@@ -229,12 +212,6 @@ impl Metrics {
     #[must_use]
     pub fn tokens_accepted(&self) -> u64 {
         self.0.tokens_accepted.sum()
-    }
-
-    /// Tokens that a key has verified so far.
-    #[must_use]
-    pub fn verified_by(&self, key: &str) -> u64 {
-        self.0.keys.get(key).map_or(0, Striped::sum)
     }
 }
 

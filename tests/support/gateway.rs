@@ -117,6 +117,13 @@ impl Gateway {
         std::fs::rename(new, self.dir.path().join("deskgate.toml")).unwrap();
     }
 
+    /// Changes the file that it runs with.
+    pub(crate) fn reconfigure_with(&self, change: impl FnOnce(&str) -> String) {
+        let (file, new) = (self.dir.path().join("deskgate.toml"), self.dir.path().join("new.toml"));
+        std::fs::write(&new, change(&std::fs::read_to_string(&file).unwrap())).unwrap();
+        std::fs::rename(new, file).unwrap();
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

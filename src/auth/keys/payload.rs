@@ -37,9 +37,14 @@ impl PayloadKeys {
         self.0.iter().map(|key| key.facts.to_string()).collect()
     }
 
+    /// The facts of each key.
+    pub(in crate::auth) fn counted(&self) -> impl Iterator<Item = &Facts> {
+        self.0.iter().map(|key| &key.facts)
+    }
+
     /// What may be told of each key.
     pub(in crate::auth) fn facts(&self) -> impl Iterator<Item = KeyFacts> {
-        self.0.iter().map(|key| key.facts.told("payload"))
+        self.counted().map(Facts::told)
     }
 
     pub(in crate::auth) fn iter(&self) -> impl Iterator<Item = &PayloadKey> {
@@ -85,7 +90,7 @@ impl PayloadKey {
             let key = block.public()?;
             (key.clone(), Opener::Public(key))
         };
-        let facts = Facts::new(block.label, &public)?;
+        let facts = Facts::new(block.label, &public, false)?;
         facts.refuse_published(allow_published)?;
         let size = public.size();
         let key = Self { opener, size, facts };

@@ -226,7 +226,8 @@ fn published_keys_are_refused_by_digest() {
             bits: 2048,
             label: Label::Spki,
             digest: known.to_owned(),
-            used: AtomicU64::new(0),
+            signs: true,
+            used: ArcSwap::default(),
         };
         assert_eq!(facts.refuse_published(false), Err(KeyFault::Published));
         assert_eq!(facts.refuse_published(true), Ok(()));
@@ -235,7 +236,7 @@ fn published_keys_are_refused_by_digest() {
     let pair = signing();
     let expected = digest(&SHA256, pem::parse(&pair.spki).unwrap().contents());
     let key = RsaPublicKey::from_pkcs1_pem(&pair.public_pkcs1).unwrap();
-    let facts = Facts::new(Label::Pkcs1Public, &key).unwrap();
+    let facts = Facts::new(Label::Pkcs1Public, &key, true).unwrap();
     let hex: String = expected.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(facts.digest, hex);
     assert_eq!(facts.refuse_published(false), Ok(()));

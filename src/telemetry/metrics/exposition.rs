@@ -36,6 +36,10 @@ pub struct State {
     pub to_clients: u64,
     /// The cache of verified tokens.
     pub cache: Cache,
+    /// Kind and name of each key of tokens, and how many it has verified or opened.
+    pub keys: Vec<(&'static str, String, u64)>,
+    /// Tokens, and pods whose tokens, operators have withdrawn.
+    pub revoked: (usize, usize),
     /// Discovery of pods, if it is used.
     pub discovery: Option<Discovery>,
     /// Name of each TLS certificate, and the end of its validity in seconds since 1970.
@@ -217,10 +221,17 @@ impl Scrape {
     }
 
     fn tokens(&self, page: &mut Page<'_>) -> fmt::Result {
-        let help = "Tokens whose signature a key has verified, by the key's public digest.";
+        let help = "Tokens that a key has verified (signing) or opened (payload), those from the \
+                    cache not counted. A key whose number stands still is safe to remove.";
         let mut family = page.family("deskgate_key_tokens_verified", help, MetricType::Counter)?;
-        for (key, count) in self.metrics.0.keys.sorted() {
-            counter(&mut family, &[("key", key)], count.sum())?;
+        for (kind, key, count) in self.state.keys.iter().take(MAX_SERIES) {
+            counter(&mut family, &[("kind", *kind), ("key", key.as_str())], *count)?;
+        }
+        let help = "What operators have withdrawn: tokens, and pods with their tokens so far.";
+        let mut family = page.family("deskgate_revoked", help, MetricType::Gauge)?;
+        let (tokens, pods) = self.state.revoked;
+        for (what, count) in [("token", tokens), ("pod", pods)] {
+            family.encode_family(&[("what", what)])?.encode_gauge(&(count as f64))?;
         }
         let cache = self.state.cache;
         let help = "Verified tokens that are remembered.";
