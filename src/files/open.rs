@@ -10,6 +10,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 use super::Error;
 
 /// Latest second that a date of HTTP can name: the end of the year 9999.
@@ -97,7 +100,7 @@ impl Folder {
         let file = OpenOptions::new()
             .read(true)
             // Without O_NONBLOCK a FIFO would hold the thread until somebody writes to it.
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
             .open(self.canonical.join(relative))
             .map_err(refusal)?;
         let metadata = file.metadata().map_err(Error::Unreadable)?;
@@ -118,16 +121,16 @@ impl Folder {
 
 /// Tells a path that names nothing from one that names something unreadable.
 fn refusal(error: io::Error) -> Error {
-    match error.raw_os_error() {
+    match Errno::from_io_error(&error) {
         // ENXIO: a socket. EINVAL and EILSEQ: a name this file system cannot hold.
         Some(
-            libc::ENOENT
-            | libc::ENOTDIR
-            | libc::ENAMETOOLONG
-            | libc::ELOOP
-            | libc::ENXIO
-            | libc::EINVAL
-            | libc::EILSEQ,
+            Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::NAMETOOLONG
+            | Errno::LOOP
+            | Errno::NXIO
+            | Errno::INVAL
+            | Errno::ILSEQ,
         ) => Error::NotFound,
         _ => Error::Unreadable(error),
     }
