@@ -36,10 +36,12 @@ impl Matcher {
             Match::Exact(path) => Ok(Self::Exact(path.clone())),
             Match::Prefix(path) => Ok(Self::Prefix(path.clone())),
             Match::Pattern(pattern) if pattern.starts_with('/') => {
+                let compiled =
+                    |text: &str| RegexBuilder::new(text).size_limit(MAX_PATTERN_SIZE).build();
                 // Anchored here for every row: an unanchored pattern captures paths of other rows.
-                RegexBuilder::new(&format!("^(?:{pattern})$"))
-                    .size_limit(MAX_PATTERN_SIZE)
-                    .build()
+                // It must be whole in itself, or its brackets would close ours: `/a)|(?:/b`.
+                compiled(pattern)
+                    .and_then(|_| compiled(&format!("^(?:{pattern})$")))
                     .map(Self::Pattern)
                     .map_err(|error| format!("is no valid pattern: {error}"))
             }

@@ -246,6 +246,10 @@ backend = { upstream = "pyos" }
 name = "again"
 match = { exact = "/healthz" }
 backend = { upstream = "pyos" }
+[[route]]
+name = "brackets"
+match = { pattern = "/e)|(?:/f" }
+backend = { upstream = "pyos" }
 "#,
     )
     .unwrap();
@@ -264,6 +268,7 @@ backend = { upstream = "pyos" }
         "t.toml:20: route.open.backend: no service \"nobody\"",
         "t.toml:24: route.needless.token: only desktop backends",
         "route.healthz: an earlier row has the same match",
+        "route.brackets.match: is no valid pattern",
     ] {
         assert!(found.iter().any(|fault| fault.contains(want)), "no «{want}» in {found:#?}");
     }
