@@ -20,7 +20,7 @@ const WRITE: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// Seconds after which a client that met a 503 should try again.
+/// Seconds after which a client should try again that met a 502, 503 or 504: what is behind is away.
 const RETRY_AFTER: &str = "2";
 
 /// What `Allow` says where the address was not looked at yet.
@@ -236,7 +236,7 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         };
         head.insert_header(header::ALLOW, allowed)?;
     }
-    if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(problem.status.as_u16(), 502..=504) {
         head.insert_header(header::RETRY_AFTER, RETRY_AFTER)?;
     }
     write_whole(session, head, body.into()).await?;
