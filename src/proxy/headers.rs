@@ -11,6 +11,11 @@ use crate::config::{HostRule, Upstream};
 use crate::redact;
 use crate::route::{Destination, Route};
 
+mod host;
+
+pub(crate) use host::is_valid as is_valid_host;
+use host::without_port;
+
 /// Belongs to one connection only (RFC 9110 §7.6.1), besides what `Connection` names.
 const HOP_BY_HOP: [&str; 8] = [
     "connection",
@@ -168,25 +173,6 @@ pub(super) fn host_of(head: &RequestHeader) -> Option<HeaderValue> {
     head.headers.get(header::HOST).cloned().or_else(authority)
 }
 
-/// Whether a `Host` is a name or an address, with or without a port (RFC 3986 section 3.2.2).
-pub(crate) fn is_valid_host(host: &HeaderValue) -> bool {
-    let Ok(text) = host.to_str() else { return false };
-    let (name, port) = match text.rfind(']') {
-        Some(end) => text.split_at(end + 1),
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
-    };
-    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-    let named = match bracketed {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
-            !name.is_empty() && name.bytes().all(allowed)
-        }
-    };
-    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    named && (port.is_empty() || port.strip_prefix(':').is_some_and(digits))
-}
-
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
     headers
         .get_all(name)
@@ -302,16 +288,6 @@ pub(super) fn upstream_host(route: &Route, port: u16, public: Option<&str>) -> S
         // A pod's address is nobody's business, its own included: no pod looks at `Host`.
         _ => format!("desktop:{port}"),
     }
-}
-
-/// A host in lower case without its port, as nginx's `$host`.
-fn without_port(host: &str) -> String {
-    let name = match host.rsplit_once(':') {
-        // The last colon of a bracketed IPv6 address is not a port's.
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    name.to_ascii_lowercase()
 }
 
 #[cfg(test)]

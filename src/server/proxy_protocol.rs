@@ -4,24 +4,18 @@
 //! header from anyone else is not looked for, so nobody else can claim an address.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use ppp::{v1, v2};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::warn;
 
-/// Longest v1 header, its line end included.
-const MAX_V1: usize = 107;
+mod header;
 
-/// Length of a v2 header before its addresses.
-const V2_FIXED: usize = 16;
-
-/// Longest rest of a v2 header: addresses and extensions.
-const MAX_V2: usize = 4096;
+use header::{Invalid, MAX_V1, Step, next};
 
 /// Longest wait for the whole header, which a load balancer sends at once.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -40,7 +34,6 @@ pub(super) async fn read_from(
         return Ok(peer);
     }
     match timeout(LIMIT, read(tcp)).await {
-        // Without addresses the load balancer speaks for itself: a health check.
         Ok(Ok(client)) => Ok(client.unwrap_or(peer)),
         Ok(Err(_)) | Err(_) => {
             warn!("a connection without a valid PROXY header was closed");
@@ -51,42 +44,27 @@ pub(super) async fn read_from(
 
 /// Reads exactly the header, so that what follows is TLS's or HTTP's.
 async fn read(tcp: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
-    // No header is shorter than 15 bytes, and 6 tell which version it is.
-    let mut header = vec![0; 6];
-    tcp.read_exact(&mut header).await?;
-    if header == b"PROXY " {
-        while !header.ends_with(b"\n") {
-            read_line(tcp, &mut header).await?;
+    let mut header = Vec::new();
+    loop {
+        match next(&header).map_err(invalid)? {
+            Step::Whole(client) => return Ok(client),
+            Step::Line(most) => read_line(tcp, &mut header, most).await?,
+            Step::More(missing) => {
+                let there = header.len();
+                header.resize(there + missing, 0);
+                tcp.read_exact(header.get_mut(there..).unwrap_or_default()).await?;
+            }
         }
-        let found = v1::Header::try_from(header.as_slice()).map_err(invalid)?;
-        return Ok(of_v1(&found.addresses));
     }
-    header.resize(V2_FIXED, 0);
-    tcp.read_exact(header.get_mut(6..).unwrap_or_default()).await?;
-    let length = match header.as_slice() {
-        [.., high, low] => usize::from(u16::from_be_bytes([*high, *low])),
-        _ => 0,
-    };
-    if length > MAX_V2 {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    header.resize(V2_FIXED + length, 0);
-    tcp.read_exact(header.get_mut(V2_FIXED..).unwrap_or_default()).await?;
-    let found = v2::Header::try_from(header.as_slice()).map_err(invalid)?;
-    // LOCAL: the load balancer speaks for itself, whatever addresses it sends.
-    if found.command == v2::Command::Local {
-        return Ok(None);
-    }
-    Ok(of_v2(&found.addresses))
 }
 
 /// Reads what is there of a line, and nothing past it.
-async fn read_line(tcp: &mut TcpStream, line: &mut Vec<u8>) -> io::Result<()> {
+async fn read_line(tcp: &mut TcpStream, line: &mut Vec<u8>, most: usize) -> io::Result<()> {
     let mut there = [0; MAX_V1];
-    let there = there.get_mut(line.len()..).unwrap_or_default();
+    let there = there.get_mut(..most).unwrap_or_default();
     let seen = tcp.peek(there).await?;
     if seen == 0 {
-        return Err(io::ErrorKind::InvalidData.into()); // Closed, or too long.
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let there = there.get_mut(..seen).unwrap_or_default();
     let end = there.iter().position(|byte| *byte == b'\n').map_or(seen, |end| end + 1);
@@ -96,22 +74,6 @@ async fn read_line(tcp: &mut TcpStream, line: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-fn invalid<E>(_: E) -> io::Error {
+fn invalid(_: Invalid) -> io::Error {
     io::ErrorKind::InvalidData.into()
-}
-
-fn of_v1(addresses: &v1::Addresses) -> Option<SocketAddr> {
-    match addresses {
-        v1::Addresses::Tcp4(ip) => Some((IpAddr::V4(ip.source_address), ip.source_port).into()),
-        v1::Addresses::Tcp6(ip) => Some((IpAddr::V6(ip.source_address), ip.source_port).into()),
-        v1::Addresses::Unknown => None,
-    }
-}
-
-fn of_v2(addresses: &v2::Addresses) -> Option<SocketAddr> {
-    match addresses {
-        v2::Addresses::IPv4(ip) => Some((IpAddr::V4(ip.source_address), ip.source_port).into()),
-        v2::Addresses::IPv6(ip) => Some((IpAddr::V6(ip.source_address), ip.source_port).into()),
-        v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
-    }
 }

@@ -1,0 +1,1 @@
+../../src/tunnel/frames.rs

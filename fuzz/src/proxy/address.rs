@@ -1,0 +1,1 @@
+../../../src/proxy/client/address.rs

@@ -1,0 +1,1 @@
+../../../src/proxy/headers/host.rs

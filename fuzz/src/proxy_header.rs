@@ -1,0 +1,1 @@
+../../src/server/proxy_protocol/header.rs
