@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -31,6 +31,7 @@ use crate::upstream;
 
 mod acceptors;
 mod build;
+mod certificates;
 mod connection;
 mod control;
 pub(crate) mod discovery;
@@ -114,6 +115,7 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         info!(key = line, "key loaded");
     }
     let control = runtime(1)?;
+    let mut runtimes = vec![control.handle().clone()];
     let in_flight = InFlight::default();
     name_counters(in_flight.metrics(), &rooms);
     let tunnels = Registry::counting(in_flight.metrics().clone());
@@ -127,14 +129,14 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         let (stage, leaving) = (stages.clone(), leaves.clone());
         let upstream_keepalive = config.server.upstream_keepalive;
         let worker = Worker { sockets, tls, gateway, upstream_keepalive, stage, leaving };
-        start(worker, index, ended.clone())?;
+        runtimes.push(start(worker, index, ended.clone())?);
     }
     drop(ended);
     for (scheme, address) in &listeners.addresses {
         info!(%address, scheme = scheme.name(), "listening");
     }
     let stages = Stages { stage, leaving };
-    let process = Process { layered, gateway, tls, admin, source };
+    let process = Process { layered, gateway, tls, admin, source, runtimes };
     control.block_on(async {
         process.rule(stages, copies, giver).await?;
         // Workers write the last lines of the log; one that hangs is not waited for.
@@ -145,15 +147,16 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     Ok(())
 }
 
-/// Starts a worker's thread. `ended` is dropped when it ends.
-fn start(worker: Worker, index: usize, ended: mpsc::Sender<()>) -> Result<(), ListenError> {
+/// Starts a worker's thread; its runtime. `ended` is dropped when it ends.
+fn start(worker: Worker, index: usize, ended: mpsc::Sender<()>) -> Result<Handle, ListenError> {
     let runtime = runtime(BLOCKING_THREADS)?;
+    let handle = runtime.handle().clone();
     let work = move || {
         worker.serve(runtime);
         drop(ended);
     };
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(work);
-    thread.map(drop).map_err(ListenError::Thread)
+    thread.map(|_| handle).map_err(ListenError::Thread)
 }
 
 /// What the calling thread does beside the workers.
@@ -163,6 +166,7 @@ struct Process<'a> {
     tls: Option<Acceptors>,
     admin: admin::Listeners,
     source: Option<Source>,
+    runtimes: Vec<Handle>,
 }
 
 impl Process<'_> {
@@ -173,7 +177,7 @@ impl Process<'_> {
         copies: Vec<Socket>,
         giver: Option<Giver>,
     ) -> Result<(), ListenError> {
-        let Self { layered, gateway, tls, admin, source } = self;
+        let Self { layered, gateway, tls, admin, source, runtimes } = self;
         let config = &layered.config;
         let (asks, asked) = mpsc::channel(1);
         let journal = Arc::new(Journal::new(layered));
@@ -184,7 +188,11 @@ impl Process<'_> {
             asks,
             started: Instant::now(),
             node: config.server.node_name.clone(),
+            runtimes,
         };
+        if let Some(tls) = &tls {
+            tokio::spawn(certificates::watch(tls.clone()));
+        }
         tokio::spawn(admin::sample(gateway.in_flight.metrics().clone()));
         if !config.log.tunnels.is_zero() {
             tokio::spawn(tunnel::report(gateway.tunnels.clone(), config.log.tunnels));

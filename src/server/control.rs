@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::acceptors::Acceptors;
@@ -95,6 +96,8 @@ pub(super) struct Control {
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) started: Instant,
     pub(super) node: String,
+    /// Those of this process.
+    pub(super) runtimes: Vec<Handle>,
 }
 
 impl Control {
@@ -210,6 +213,7 @@ impl Operations for Control {
             }),
             certificates: certificates.map(|of| (of.name, of.not_after)).collect(),
             log_lines_dropped: telemetry::lines_dropped(),
+            tasks: self.runtimes.iter().map(|of| of.metrics().num_alive_tasks() as u64).sum(),
         })
     }
 

@@ -44,8 +44,10 @@ pub struct State {
     pub discovery: Option<Discovery>,
     /// Name of each TLS certificate, and the end of its validity in seconds since 1970.
     pub certificates: Vec<(String, f64)>,
-    /// Lines of logs that were dropped because nobody read them.
+    /// Log lines that were lost: not read in time, or not taken by a full disk.
     pub log_lines_dropped: u64,
+    /// Tasks that have begun and not ended.
+    pub tasks: u64,
 }
 
 /// Figures of the cache of verified tokens.
@@ -258,8 +260,11 @@ impl Scrape {
         }
         let draining = f64::from(u8::from(state.draining));
         page.gauge("deskgate_draining", "Whether no tunnel is opened any more.", None, draining)?;
-        let help = "Lines of logs that were dropped because nobody read them.";
-        page.counter("deskgate_log_lines_dropped", help, None, state.log_lines_dropped)
+        let help = "Log lines that were lost: not read in time, or not taken by a full disk.";
+        page.counter("deskgate_log_lines_dropped", help, None, state.log_lines_dropped)?;
+        let help =
+            "Tasks that have begun and not ended: connections, tunnels, and a few of its own.";
+        page.gauge("deskgate_tasks", help, None, state.tasks as f64)
     }
 
     fn process(&self, page: &mut Page<'_>) -> fmt::Result {
