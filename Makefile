@@ -8,7 +8,8 @@
 #   make conformance TARGET=http://host:port KEYS=folder [PROFILE=abcdesktop-3] [PODS=a,b]
 #                 what another gateway does otherwise; PODS are the addresses of two desktops
 #   make lint     format, clippy, documentation, licences
-#   make bench    micro-benchmarks of the hot rooms, then tunnels and HTTP against nginx and HAProxy
+#   make bench    micro-benchmarks of the hot rooms, then tunnels and HTTP against nginx and HAProxy, and
+#                 the figures into docs/performance.md and docs/capacity.md
 #   make bench WORK=api,tls [ROUNDS=3]
 #                 only such works of HTTP; WORK=list names them
 #   make fuzz     a short fuzz of everything that eats a client's bytes
@@ -58,6 +59,9 @@ ifndef WORK
 	$(CARGO) bench --locked --bench tunnels
 endif
 	$(CARGO) bench --locked --bench http -- $(addprefix --only ,$(WORK)) $(addprefix --rounds ,$(ROUNDS))
+ifndef WORK
+	$(CARGO) bench --locked --bench http -- --document docs
+endif
 
 fuzz:
 	scripts/setup build

@@ -43,6 +43,8 @@ mod location;
 mod record;
 pub(crate) mod redirect;
 mod renew;
+#[doc(hidden)]
+pub mod seam;
 mod static_files;
 pub(crate) mod trail;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::thread::{self, available_parallelism};
 use std::time::SystemTime;
 
 use deskgate::auth::mint::{KeySet, Minter};
@@ -73,10 +74,21 @@ impl Keys {
         let tokens = all.entry((bits, mode)).or_default();
         #[expect(clippy::disallowed_methods, reason = "a bench has no request to take the time of")]
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-        while tokens.len() < count {
-            // Another end of life makes another token.
-            tokens.push(minter.mint(TARGET, now, TTL + tokens.len() as u64)?);
-        }
+        // Another end of life makes another token.
+        let missing: Vec<u64> = (tokens.len() as u64..count as u64).collect();
+        let share = missing.len().div_ceil(available_parallelism()?.get()).max(1);
+        let made = thread::scope(|scope| {
+            let make = |ends: &[u64]| -> Outcome<Vec<String>> {
+                ends.iter().map(|end| Ok(minter.mint(TARGET, now, TTL + end)?)).collect()
+            };
+            let threads = missing.chunks(share).map(|ends| scope.spawn(move || make(ends)));
+            let threads: Vec<_> = threads.collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, Outcome<Vec<String>>>| {
+                thread.join().map_err(|_| "a thread that made tokens has panicked")?
+            };
+            threads.into_iter().map(join).collect::<Outcome<Vec<_>>>()
+        })?;
+        tokens.extend(made.concat());
         Ok(tokens[..count].to_vec())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -14,6 +15,7 @@ use crate::stand::{Proxy, Stand, header};
 use crate::support::process::{Watch, settled};
 use crate::support::report::{Measure, Sample};
 use crate::support::{Outcome, percentile};
+use crate::tools::{CPU, RATE, RSS};
 
 /// Connections made at once.
 const AT_ONCE: usize = 16;
@@ -56,16 +58,15 @@ pub(crate) async fn handshakes(
     ])
 }
 
-/// Memory per idle connection that has carried one request.
-pub(crate) async fn idle(stand: &Stand, proxy: &Proxy, tls: bool) -> Outcome<Vec<Sample>> {
+/// Opens connections, each of which carries one request.
+async fn open(stand: &Stand, proxy: &Proxy, tls: bool, count: usize) -> Outcome<Vec<Client>> {
     let tls = if tls { Some(stand.connector(Resumption::disabled())?) } else { None };
-    let before = settled(&proxy.process).await;
     let mut opening = JoinSet::new();
-    let mut clients = Vec::with_capacity(IDLE);
+    let mut clients = Vec::with_capacity(count);
     let (http, https) = (proxy.http, proxy.https);
     let mut started = 0;
-    while clients.len() < IDLE {
-        while started < IDLE && opening.len() < AT_ONCE {
+    while clients.len() < count {
+        while started < count && opening.len() < AT_ONCE {
             let tls = tls.clone();
             started += 1;
             opening.spawn(async move {
@@ -79,6 +80,41 @@ pub(crate) async fn idle(stand: &Stand, proxy: &Proxy, tls: bool) -> Outcome<Vec
         }
         clients.push(opening.join_next().await.ok_or("no connection is being opened")???);
     }
+    Ok(clients)
+}
+
+/// Requests on so many open connections, a few at once, each connection in its turn.
+pub(crate) async fn crowd(stand: &Stand, proxy: &Proxy, count: usize) -> Outcome<Vec<Sample>> {
+    let mut clients = open(stand, proxy, false, count).await?;
+    let watch = Watch::start(&proxy.process);
+    let mut groups = JoinSet::new();
+    let at_once = SIDE_BY_SIDE.min(count);
+    while !clients.is_empty() {
+        let mut group =
+            clients.split_off(clients.len() - clients.len().div_ceil(at_once - groups.len()));
+        groups.spawn(async move {
+            let size = group.len();
+            for index in 0..MANY / at_once {
+                group[index % size].get("/API/small", "").await?.ok()?;
+            }
+            // They stay open until all are done.
+            Outcome::Ok(group)
+        });
+    }
+    let done = groups.join_all().await.into_iter().collect::<Outcome<Vec<_>>>()?;
+    let (cpu, wall) = watch.stop();
+    let requests = (MANY / at_once * done.len()) as f64;
+    Ok(vec![
+        (CPU, cpu / requests * 1e6),
+        (RATE, requests / wall),
+        (RSS, proxy.process.memory().rss / 1024.0),
+    ])
+}
+
+/// Memory per idle connection that has carried one request.
+pub(crate) async fn idle(stand: &Stand, proxy: &Proxy, tls: bool) -> Outcome<Vec<Sample>> {
+    let before = settled(&proxy.process).await;
+    let mut clients = open(stand, proxy, tls, IDLE).await?;
     let after = settled(&proxy.process).await;
     for client in clients.iter_mut().step_by(50) {
         client.get("/API/small", "").await?.ok()?;
@@ -120,6 +156,63 @@ pub(crate) async fn cold(proxy: &Proxy, tokens: &[String]) -> Outcome<Vec<Sample
 
 pub(crate) const COLD: Measure = Measure::new("CPU per new token, all in", "µs", 0);
 pub(crate) const WAIT: Measure = Measure::new("longest wait beside new tokens", "µs", 0);
+
+/// What a token costs, from the figures of a route that wants none and of one that does. Both requests
+/// carry it.
+pub(crate) fn token(without: &[Sample], with: &[Sample]) -> Vec<Sample> {
+    let cpu = |samples: &[Sample]| {
+        samples.iter().find(|(measure, _)| *measure == CPU).map_or(f64::NAN, |(_, value)| *value)
+    };
+    vec![(TOKEN, cpu(with) - cpu(without))]
+}
+
+pub(crate) const TOKEN: Measure = Measure::new("CPU beyond a route without", "µs", 2);
+
+/// Requests of the loads of many tokens and many connections.
+const MANY: usize = 20_000;
+
+/// As many of them at once.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Tokens that were all seen before, as far as they are remembered, in no order.
+pub(crate) async fn tokens(proxy: &Proxy, tokens: Vec<String>) -> Outcome<Vec<Sample>> {
+    let tokens = Arc::new(tokens);
+    visit(proxy, &tokens, tokens.len(), |index, _| index).await?;
+    let watch = Watch::start(&proxy.process);
+    // A step that shares no factor with their number; it visits them in no order.
+    visit(proxy, &tokens, MANY, |index, count| index.wrapping_mul(0x9e37_79b1) % count).await?;
+    let (cpu, wall) = watch.stop();
+    Ok(vec![
+        (CPU, cpu / MANY as f64 * 1e6),
+        (RATE, MANY as f64 / wall),
+        (RSS, proxy.process.memory().rss / 1024.0),
+    ])
+}
+
+/// So many requests, the token of each chosen by its number.
+async fn visit(
+    proxy: &Proxy,
+    tokens: &Arc<Vec<String>>,
+    requests: usize,
+    choose: fn(usize, usize) -> usize,
+) -> Outcome<()> {
+    let mut clients = JoinSet::new();
+    for first in 0..SIDE_BY_SIDE {
+        let (to, tokens) = (proxy.http, Arc::clone(tokens));
+        clients.spawn(async move {
+            let mut client = Client::plain(to).await?;
+            for index in (first..requests).step_by(SIDE_BY_SIDE) {
+                let token = &tokens[choose(index, tokens.len())];
+                client.get("/filer/small", &header(token)).await?.ok()?;
+            }
+            Outcome::Ok(())
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done??;
+    }
+    Ok(())
+}
 
 /// One request with each token.
 async fn ask(client: &mut Client, tokens: &[String]) -> Outcome<()> {

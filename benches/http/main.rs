@@ -9,10 +9,14 @@
     reason = "a bench that cannot be set up shall stop, and tells people what it found"
 )]
 
+mod capacity;
 mod client;
+mod document;
+mod goals;
 mod keys;
 mod load;
 mod origin;
+mod plots;
 mod stand;
 #[path = "../support/mod.rs"]
 mod support;
@@ -61,6 +65,12 @@ struct Arguments {
     /// Whether the candidates log each request
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     logs: bool,
+    /// In place of measuring: fill the figures of the last runs into the documents of this folder
+    #[arg(long, value_name = "FOLDER")]
+    document: Option<PathBuf>,
+    /// Figures of the tunnels, for the document
+    #[arg(long, default_value = "target/tunnels.json")]
+    tunnels: PathBuf,
     /// File for all figures
     #[arg(long, default_value = "target/http.json")]
     json: PathBuf,
@@ -74,6 +84,9 @@ fn main() -> Outcome<()> {
         return origin::main();
     }
     let arguments = Arguments::parse();
+    if let Some(docs) = &arguments.document {
+        return document::write(&arguments.json, &arguments.tunnels, docs);
+    }
     process::until_told(run(&arguments))
 }
 
@@ -124,8 +137,13 @@ struct Bench {
 impl Bench {
     /// One work for all its candidates, in turn.
     async fn work(&self, work: &Work, candidates: &[Candidate], report: &mut Report) {
-        let s = if work.workers == 1 { "" } else { "s" };
-        let title = format!("{}, {} worker{s}", work.title, work.workers);
+        let title = work.title();
+        let (bits, mode) = work.keys();
+        if let Load::Cold { tokens, .. } | Load::Tokens { tokens } = work.load
+            && let Err(error) = self.stand.keys.mint(bits, mode, tokens)
+        {
+            return report.fail(format!("{title}: {error}"));
+        }
         eprintln!("{title}");
         let wanted: Vec<_> =
             candidates.iter().filter(|one| work.candidates.contains(one)).collect();
@@ -171,7 +189,18 @@ impl Bench {
             Load::Requests { path, wire, connections, header } => {
                 self.requests(setup, proxy, (path, wire, header), connections).await
             }
+            Load::Token => {
+                let ask = async |path| {
+                    let request = (path, Wire::Plain, Header::Token);
+                    self.requests(setup, proxy, request, work::FEW).await
+                };
+                Ok(load::token(&ask("/API/small").await?, &ask("/filer/small").await?))
+            }
+            Load::Tokens { tokens } => {
+                load::tokens(proxy, self.stand.keys.mint(setup.bits, setup.mode, tokens)?).await
+            }
             Load::Handshakes { resumed } => load::handshakes(&self.stand, proxy, resumed).await,
+            Load::Crowd { connections } => load::crowd(&self.stand, proxy, connections).await,
             Load::Idle { tls } => load::idle(&self.stand, proxy, tls).await,
             Load::Cold { bits, mode, tokens } => {
                 load::cold(proxy, &self.stand.keys.mint(bits, mode, tokens)?).await

@@ -7,7 +7,7 @@ use crate::stand::Candidate;
 pub(crate) const BROWSER: &str = "Accept-Encoding: gzip, deflate, br, zstd";
 
 /// Connections of the ordinary loads.
-const FEW: usize = 16;
+pub(crate) const FEW: usize = 16;
 
 /// One row of the comparison.
 #[derive(Clone, Copy, Debug)]
@@ -24,20 +24,49 @@ impl Work {
     /// Whether each measurement wants a process of its own.
     pub(crate) fn fresh(&self) -> bool {
         match self.load {
-            Load::Cold { .. } | Load::Idle { .. } | Load::Start => true,
-            Load::Handshakes { .. } | Load::Requests { .. } | Load::Upload { .. } => false,
+            Load::Cold { .. }
+            | Load::Crowd { .. }
+            | Load::Idle { .. }
+            | Load::Start
+            | Load::Tokens { .. } => true,
+            Load::Handshakes { .. } | Load::Requests { .. } | Load::Token | Load::Upload { .. } => {
+                false
+            }
         }
     }
 
     /// The keys of the gateway, where there are tokens: as released pyos has them, unless they are the
     /// point.
     pub(crate) fn keys(&self) -> (usize, Mode) {
-        if let Load::Cold { bits, mode, .. } = self.load { (bits, mode) } else { (2048, Mode::B) }
+        match self.load {
+            Load::Cold { bits, mode, .. } => (bits, mode),
+            // Many are made in reasonable time; what is remembered of them is as large.
+            Load::Tokens { .. } => (1024, Mode::B),
+            Load::Crowd { .. }
+            | Load::Handshakes { .. }
+            | Load::Idle { .. }
+            | Load::Requests { .. }
+            | Load::Start
+            | Load::Token
+            | Load::Upload { .. } => (2048, Mode::B),
+        }
+    }
+
+    /// What the report calls it.
+    pub(crate) fn title(&self) -> String {
+        let s = if self.workers == 1 { "" } else { "s" };
+        format!("{}, {} worker{s}", self.title, self.workers)
     }
 
     /// How often it is measured, of so many rounds: what takes long, less often.
     pub(crate) fn rounds(&self, rounds: usize) -> usize {
-        if matches!(self.load, Load::Upload { .. }) { rounds.div_ceil(3) } else { rounds }
+        match self.load {
+            Load::Upload { .. } | Load::Tokens { .. } => rounds.div_ceil(4),
+            Load::Crowd { .. } | Load::Idle { .. } | Load::Start => rounds.div_ceil(2),
+            Load::Cold { .. } | Load::Handshakes { .. } | Load::Requests { .. } | Load::Token => {
+                rounds
+            }
+        }
     }
 }
 
@@ -47,8 +76,14 @@ pub(crate) enum Load {
     Requests { path: &'static str, wire: Wire, connections: usize, header: Header },
     /// Connections with TLS, each for one request.
     Handshakes { resumed: bool },
+    /// Requests on so many open connections, a few at once.
+    Crowd { connections: usize },
     /// Idle connections.
     Idle { tls: bool },
+    /// The same request without and with a token seen before: what the token costs.
+    Token,
+    /// So many tokens, all seen before, in no order.
+    Tokens { tokens: usize },
     /// New tokens of keys of this size, sealed this way.
     Cold { bits: usize, mode: Mode, tokens: usize },
     /// A body of so many GiB, streamed.
@@ -117,10 +152,24 @@ const fn cold(
     work(name, title, 1, &[Deskgate], Load::Cold { bits, mode, tokens })
 }
 
+const fn scale(
+    name: &'static str,
+    title: &'static str,
+    workers: usize,
+    connections: usize,
+) -> Work {
+    work(name, title, workers, TUNED, Load::Crowd { connections })
+}
+
+const fn tokens(name: &'static str, title: &'static str, tokens: usize) -> Work {
+    work(name, title, 1, &[Deskgate], Load::Tokens { tokens })
+}
+
 pub(crate) const WORKS: &[Work] = &[
     work("api-1", "API GET, small, kept connections", 1, ALL, requests("/API/small")),
     work("api-2", "API GET, small, kept connections", 2, ALL, requests("/API/small")),
     work("pod-1", "pod route, token seen before", 1, ALL, with("/filer/small", Header::Token)),
+    work("token", "a token seen before", 1, &[Deskgate], Load::Token),
     work("bodies", "64 KiB bodies", 1, ALL, requests("/API/64k")),
     work("connections", "new connection per request", 1, ALL, with("/API/small", Header::Close)),
     work("tls-api", "API GET, small, TLS", 1, ALL, over("/API/small", Wire::Tls)),
@@ -146,6 +195,7 @@ pub(crate) const WORKS: &[Work] = &[
         with("/static/200k.js", Header::Compressed),
     ),
     work("idle", "idle connection", 1, TUNED, Load::Idle { tls: false }),
+    work("idle-tls", "idle connection, TLS", 1, TUNED, Load::Idle { tls: true }),
     cold("cold-1024-a", "new tokens, 1024 bits, mode A", 1024, Mode::A, 400),
     cold("cold-1024-b", "new tokens, 1024 bits, mode B", 1024, Mode::B, 400),
     cold("cold-2048-a", "new tokens, 2048 bits, mode A", 2048, Mode::A, 300),
@@ -154,5 +204,27 @@ pub(crate) const WORKS: &[Work] = &[
     cold("cold-4096-b", "new tokens, 4096 bits, mode B", 4096, Mode::B, 120),
     work("upload", "upload of 8 GiB", 1, TUNED, Load::Upload { gib: 8 }),
     work("start", "start", 2, TUNED, Load::Start),
-    work("idle-tls", "idle connection, TLS", 1, TUNED, Load::Idle { tls: true }),
+    scale("scale-1x10", "10 connections", 1, 10),
+    scale("scale-1x100", "100 connections", 1, 100),
+    scale("scale-1x1000", "1000 connections", 1, 1000),
+    scale("scale-1x9000", "9000 connections", 1, 9000),
+    scale("scale-2x10", "10 connections", 2, 10),
+    scale("scale-2x100", "100 connections", 2, 100),
+    scale("scale-2x1000", "1000 connections", 2, 1000),
+    scale("scale-2x9000", "9000 connections", 2, 9000),
+    tokens("tokens-100", "100 tokens", 100),
+    tokens("tokens-1000", "1000 tokens", 1000),
+    tokens("tokens-10000", "10000 tokens", 10_000),
+    tokens("tokens-100000", "100000 tokens", 100_000),
 ];
+
+/// Numbers of connections, for the plot of them: HAProxy wants two descriptors for each.
+pub(crate) const CONNECTIONS: [usize; 4] = [10, 100, 1000, 9000];
+
+/// Numbers of tokens, for the plot of them. deskgate remembers 65,536.
+pub(crate) const TOKENS: [usize; 4] = [100, 1000, 10_000, 100_000];
+
+/// The title of a work by its name, for the goals.
+pub(crate) fn title(name: &str) -> Option<String> {
+    WORKS.iter().find(|work| work.name == name).map(Work::title)
+}
