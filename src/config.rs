@@ -78,6 +78,8 @@ pub struct Config {
     pub server: Server,
     /// Logging.
     pub log: Log,
+    /// Traces of requests, for a collector.
+    pub tracing: Tracing,
     /// Desktop tokens.
     pub auth: Auth,
     /// The users' pods.
@@ -265,9 +267,62 @@ pub struct Log {
     pub level: Level,
     /// Form of every line.
     pub format: LogFormat,
+    /// What is written of clients' addresses.
+    pub addresses: Addresses,
     /// How often each open tunnel is told of; 0 for never.
     #[serde(with = "humantime_serde")]
     pub tunnels: Duration,
+}
+
+/// What is written of clients' addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Addresses {
+    /// All.
+    Full,
+    /// The network: 24 bits of IPv4, 48 of IPv6.
+    Truncated,
+    /// A keyed hash: the same for one address as long as the process lives.
+    Hashed,
+}
+
+/// Traces of requests, for a collector (OpenTelemetry).
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// Where spans are sent: OTLP over HTTP. Empty sends none.
+    pub endpoint: String,
+    /// Part of the traces that begin here and are recorded, from 0 to 1.
+    pub ratio: f64,
+    /// Most spans that wait to be sent; more are dropped.
+    pub queue: usize,
+    /// Longest time for one message to the collector.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Tracing {
+    /// Most spans that may be configured to wait.
+    const MOST: usize = 65_536;
+
+    /// The key that is wrong, and why.
+    #[must_use]
+    pub fn fault(&self) -> Option<(&'static str, String)> {
+        let host = self.endpoint.strip_prefix("http://").map(|rest| rest.split('/').next());
+        let host = host.flatten().unwrap_or_default();
+        if !self.endpoint.is_empty() && (host.is_empty() || host.contains('@')) {
+            let why = "expected http://host:port/path (a collector in the cluster or beside; it may \
+                       send on over TLS)";
+            return Some(("tracing.endpoint", why.to_owned()));
+        }
+        if !(0.0..=1.0).contains(&self.ratio) {
+            return Some(("tracing.ratio", "expected a number from 0 to 1".to_owned()));
+        }
+        if !(1..=Self::MOST).contains(&self.queue) {
+            return Some(("tracing.queue", format!("expected 1 to {}", Self::MOST)));
+        }
+        None
+    }
 }
 
 /// Severity, least severe last.
@@ -467,6 +522,8 @@ impl Config {
             ),
             ("log.tunnels", self.log.tunnels != new.log.tunnels),
             ("log.format", self.log.format != new.log.format),
+            ("log.addresses", self.log.addresses != new.log.addresses),
+            ("tracing", self.tracing != new.tracing),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

@@ -32,6 +32,7 @@ use crate::upstream;
 mod acceptors;
 mod build;
 mod certificates;
+mod collector;
 mod connection;
 mod control;
 pub(crate) mod discovery;
@@ -83,6 +84,9 @@ pub enum ListenError {
     /// The operators' interface cannot be set up.
     #[error("{0}")]
     Admin(String),
+    /// Traces cannot be sent.
+    #[error("tracing: {0}")]
+    Tracing(String),
     /// The system gives no thread, or nothing to wait with.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -116,6 +120,9 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     }
     let control = runtime(1)?;
     let mut runtimes = vec![control.handle().clone()];
+    // Before the first thread that serves: a span belongs to each request or to none.
+    let _spans = collector::start(&config.tracing, &config.server.node_name)
+        .map_err(ListenError::Tracing)?;
     let in_flight = InFlight::default();
     name_counters(in_flight.metrics(), &rooms);
     let tunnels = Registry::counting(in_flight.metrics().clone());

@@ -17,7 +17,9 @@ pub mod access_log;
 mod combined;
 pub mod metrics;
 mod output;
+pub mod privacy;
 pub mod trace_context;
+pub mod traces;
 
 /// Lines that wait to be written, at most: some 8 MB.
 const QUEUE: usize = 16_384;
@@ -73,6 +75,7 @@ pub fn set_level(level: Level) {
 pub fn start(log: &Log) -> Flush {
     let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE);
     let (writer, guard) = queue.finish(output::standard());
+    privacy::start(log.addresses);
     // A second start in one process keeps the first.
     drop(DROPPED.set(writer.error_counter()));
     let (filter, handle) = reload::Layer::new(filter(log.level));

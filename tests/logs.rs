@@ -1,4 +1,4 @@
-use crate::support::{Client, Exchange, PODS, Site, echo, eventually, raw, tokens};
+use crate::support::{Client, Exchange, PODS, Site, echo, eventually, free_port, raw, tokens};
 
 use serde_json::json;
 
@@ -244,4 +244,75 @@ fn a_tunnel_is_told_of_when_it_opens_while_it_lives_and_when_it_ends() {
     let closed = site.gateway.wait_for_line("tunnel closed");
     assert_eq!((id(&open), id(&closed)), (id(&opened), id(&opened)));
     assert!(closed.contains("\"reason\":\"client_close\""), "{closed}");
+}
+
+#[test]
+fn clients_addresses_are_cut_or_renamed_on_request() {
+    let logged = |addresses: &str| {
+        let text = format!(
+            "[listen]\ntrusted_proxies = [\"127.0.0.1/32\"]\n[log]\naddresses = \"{addresses}\"\n"
+        );
+        let site = Site::configured(&text);
+        let from = |target: &str, address: &str| {
+            site.get(target, &format!("X-Forwarded-For: {address}\r\n"));
+            // An upstream needs the address all the same.
+            assert_eq!(site.pyos.last().header("x-real-ip").as_deref(), Some(address));
+            site.gateway.logged(target)["client"].as_str().unwrap().to_owned()
+        };
+        let told = [
+            from("/API/one", "203.0.113.77"),
+            from("/API/again", "203.0.113.77"),
+            from("/API/six", "2001:db8:1:2::3"),
+        ];
+        if addresses != "full" {
+            let output = site.gateway.output();
+            assert!(
+                !output.contains("203.0.113.77") && !output.contains("2001:db8:1:2"),
+                "{output}"
+            );
+        }
+        told
+    };
+    assert_eq!(logged("full"), ["203.0.113.77", "203.0.113.77", "2001:db8:1:2::3"]);
+    assert_eq!(logged("truncated"), ["203.0.113.0", "203.0.113.0", "2001:db8:1::"]);
+    let [one, again, six] = logged("hashed");
+    assert!(one == again && one != six && one.len() == 12, "{one} {again} {six}");
+    assert_ne!(logged("hashed")[0], one, "the key is a new one");
+}
+
+#[test]
+fn a_reader_that_stalls_costs_lines_and_no_request() {
+    const REQUESTS: usize = 20_000;
+    let (keys, port, admin) = (crate::support::KeyDir::new(), free_port(), free_port());
+    let file = keys.path().join("deskgate.toml");
+    let text = format!(
+        "[listen]\nhttp = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n{}",
+        keys.auth()
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut gateway = std::process::Command::new(crate::support::BINARY)
+        .args(["run", "--config"])
+        .arg(&file)
+        // Nobody reads it.
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    eventually("it serves", || std::net::TcpStream::connect(address).ok());
+    let mut client = Client::connect(address);
+    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    for _ in 0..REQUESTS / 100 {
+        client.send(request.repeat(100));
+        for _ in 0..100 {
+            assert_eq!(client.response().status, 200);
+        }
+    }
+    let operators = std::net::SocketAddr::from(([127, 0, 0, 1], admin));
+    let head = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let figures = raw(operators, head).unwrap().text();
+    let dropped =
+        figures.lines().find_map(|line| line.strip_prefix("deskgate_log_lines_dropped_total "));
+    let dropped: f64 = dropped.unwrap().parse().unwrap();
+    drop((gateway.kill(), gateway.wait()));
+    assert!(dropped > 0.0 && dropped < REQUESTS as f64, "{dropped}");
 }

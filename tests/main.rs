@@ -63,6 +63,8 @@ mod rotation;
 mod routing;
 /// HTTPS: certificates, HTTP/2, tunnels over TLS.
 mod tls;
+/// Spans of requests for a collector.
+mod traces;
 /// Request ids and traces: whose count, and who gets them.
 mod trails;
 /// Tunnels through everything that happens to them.

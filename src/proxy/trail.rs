@@ -8,6 +8,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 
 use crate::telemetry::trace_context::TraceContext;
+use crate::telemetry::traces::{self, Place};
 use crate::tunnel::random::SplitMix;
 
 /// Longest id that is taken over from a proxy, in bytes: it stands in every log line.
@@ -26,7 +27,7 @@ pub(super) struct Trail {
     /// Its id, for the client, the upstream and the log.
     pub(super) id: HeaderValue,
     /// Its place in a trace, if it has one.
-    pub(super) trace: Option<TraceContext>,
+    pub(super) trace: Option<Place>,
 }
 
 /// Decides about the marks of a request and writes them into its head, in place of what it came
@@ -39,13 +40,14 @@ pub(super) fn settle(head: &mut RequestHeader, trusted: bool) -> Trail {
         only.to_str().ok()
     };
     let id = given(ID).filter(|id| is_id(id)).map_or_else(fresh, ToOwned::to_owned);
-    let trace = given(PARENT).and_then(TraceContext::parse);
-    let kept_state = trace.is_some() && given(STATE).is_some_and(|state| state.len() <= MAX_STATE);
+    let caller = given(PARENT).and_then(TraceContext::parse);
+    let trace = traces::place(caller, number);
+    let kept_state = caller.is_some() && given(STATE).is_some_and(|state| state.len() <= MAX_STATE);
     let id = HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"));
     // Cannot fail: names and values are valid.
     drop(head.insert_header("X-Request-Id", id.clone()));
     match trace {
-        Some(trace) => drop(head.insert_header(PARENT, trace.to_string())),
+        Some(trace) => drop(head.insert_header(PARENT, trace.context.to_string())),
         None => drop(head.remove_header(PARENT)),
     }
     if !kept_state {
@@ -61,18 +63,22 @@ pub(super) fn repeat(head: &mut RequestHeader) -> Result<()> {
     let Some(Trail { id, trace }) = head.extensions.get::<Trail>().cloned() else { return Ok(()) };
     head.insert_header("X-Request-Id", id)?;
     match trace {
-        Some(trace) => head.insert_header(PARENT, trace.to_string()),
+        Some(trace) => head.insert_header(PARENT, trace.context.to_string()),
         None => Ok(()),
     }
 }
 
 /// An id that nobody else has: 32 hexadecimal digits, as nginx's `$request_id`.
 pub(crate) fn fresh() -> String {
+    format!("{:016x}{:016x}", number(), number())
+}
+
+/// A number by chance.
+fn number() -> u64 {
     thread_local! {
         static NUMBERS: RefCell<SplitMix> = RefCell::new(SplitMix::seeded());
     }
-    let (high, low) = NUMBERS.with_borrow_mut(|numbers| (numbers.number(), numbers.number()));
-    format!("{high:016x}{low:016x}")
+    NUMBERS.with_borrow_mut(SplitMix::number)
 }
 
 /// Letters, digits, and what the ids of other proxies hold besides.
@@ -127,7 +133,7 @@ mod tests {
     #[test]
     fn a_trusted_proxys_trace_is_passed_on_with_its_state() {
         let (head, trail) = settled(&[(PARENT, TRACE), (STATE, "a=b")], true);
-        assert_eq!(trail.trace.unwrap().to_string(), TRACE);
+        assert_eq!(trail.trace.unwrap().context.to_string(), TRACE);
         assert!(head.headers[PARENT] == TRACE && head.headers[STATE] == "a=b");
         let long = "x".repeat(MAX_STATE + 1);
         assert!(!settled(&[(PARENT, TRACE), (STATE, &long)], true).0.headers.contains_key(STATE));

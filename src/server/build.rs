@@ -135,6 +135,9 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
     if config.listen.http.is_empty() && config.listen.https.is_empty() {
         faults.push(layered.fault("listen", "names no address"));
     }
+    if let Some((key, why)) = config.tracing.fault() {
+        faults.push(layered.fault(key, why));
+    }
     match (table, authenticator, upstreams, roots) {
         (Some(table), Some(authenticator), Some(upstreams), Some(roots)) if faults.is_empty() => {
             let rooms = Rooms {

@@ -8,7 +8,8 @@ use std::time::Instant;
 use tracing::info;
 
 use super::metrics::Metrics;
-use super::trace_context::TraceContext;
+use super::privacy;
+use super::traces::{self, Place};
 use crate::auth::Fingerprint;
 
 /// nginx's code for "the client left before there was a response".
@@ -112,7 +113,7 @@ pub struct Record {
     /// Its id, which the client and the upstream have, too.
     pub id: String,
     /// Its place in a distributed trace, if it has one.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Place>,
     /// Address of the client, by the rule for trusted proxies.
     pub client: Option<IpAddr>,
     /// Method.
@@ -176,11 +177,13 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let client = self.client.map(|address| address.to_string()).unwrap_or_default();
+        let client = self.client.map(privacy::told).unwrap_or_default();
         let token = self.token.map(|fingerprint| fingerprint.to_string()).unwrap_or_default();
-        let trace = self.trace.map(|trace| format!("{:032x}", trace.trace)).unwrap_or_default();
+        let trace =
+            self.trace.map(|trace| format!("{:032x}", trace.context.trace)).unwrap_or_default();
         let duration = self.start.elapsed().as_secs_f64();
         self.under_way.metrics.request(&self.route, self.status, duration, self.reason);
+        traces::record(self);
         info!(
             target: "access",
             request_id = self.id,
