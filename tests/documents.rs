@@ -7,6 +7,7 @@ use std::process::Command;
 use deskgate::auth::mint::KeySet;
 use deskgate::config::env::OVERRIDES;
 use deskgate::error::Error;
+use deskgate::telemetry::metrics::{Discovery, Metrics, State};
 use deskgate::tunnel::ends::End;
 use deskgate::{auth, upstream};
 
@@ -59,6 +60,21 @@ fn every_field_and_reason_of_the_access_log_is_described() {
     for name in names {
         assert!(page.contains(&format!("`{name}`")), "docs/logs.md does not say what {name} is");
     }
+}
+
+#[test]
+fn every_metric_is_described() {
+    let page = document("docs/operate.md");
+    let discovery = Discovery { age: Some(1.0), state: "synced", states: &["synced"] };
+    let state = State { discovery: Some(discovery), ..State::default() };
+    let text = Metrics::default().exposition(state);
+    let mut found = 0;
+    for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE deskgate_")) {
+        let name = name.split(' ').next().unwrap();
+        assert!(page.contains(&format!("`deskgate_{name}")), "docs/operate.md has no {name}");
+        found += 1;
+    }
+    assert!(found > 20, "{text}");
 }
 
 #[test]
