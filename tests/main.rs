@@ -47,6 +47,8 @@ mod large;
 mod lifecycle;
 /// Access log lines, and that no token is in them or anywhere else.
 mod logs;
+/// The operators' interface against its own description.
+mod openapi;
 /// Which pod a token opens when addresses change hands.
 mod pods;
 /// The way from plain HTTP to HTTPS.
@@ -61,6 +63,10 @@ mod rollout;
 mod rotation;
 /// Which upstream gets a path, and what it gets.
 mod routing;
+/// What a scanner finds of TLS.
+mod scan;
+/// A hundred reloads under load.
+mod swaps;
 /// HTTPS: certificates, HTTP/2, tunnels over TLS.
 mod tls;
 /// Spans of requests for a collector.

@@ -221,3 +221,42 @@ fn plain_http_on_the_tls_port_and_a_silent_client_harm_nobody() {
         );
     }
 }
+
+#[test]
+fn either_listener_is_enough() {
+    let issued = Issued::new();
+    let keys = crate::support::KeyDir::new();
+    let (certificate, key) = (issued.path("tls.crt"), issued.path("tls.key"));
+    let run = |listen: &str, tls: bool| {
+        let file = keys.path().join("deskgate.toml");
+        let pair = format!("[{{ certificate = {certificate:?}, key = {key:?} }}]");
+        let tls = if tls { format!("[tls]\ncertificates = {pair}\n") } else { String::new() };
+        let text = format!("[listen]\n{listen}[admin]\nlisten = []\n{tls}{}", keys.auth());
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(crate::support::BINARY);
+        command.args(["run", "--config"]).arg(&file).stdout(std::process::Stdio::null());
+        command
+    };
+    let port = free_port();
+    let mut secure =
+        run(&format!("http = []\nhttps = [\"127.0.0.1:{port}\"]\n"), true).spawn().unwrap();
+    let url = format!("https://desk.example:{port}/healthz");
+    let ca = issued.path("ca.pem");
+    eventually("HTTPS", || curl(port, &ca, &[&url]).ends_with(" 200").then_some(()));
+    drop((secure.kill(), secure.wait()));
+    let port = free_port();
+    let mut plain =
+        run(&format!("http = [\"127.0.0.1:{port}\"]\nhttps = []\n"), false).spawn().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let head = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    eventually("HTTP", || {
+        crate::support::raw(address, head).is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+    drop((plain.kill(), plain.wait()));
+    let none = run("http = []\nhttps = []\n", false)
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(none.status.code() == Some(64) && said.contains("listen"), "{said}");
+}

@@ -15,6 +15,7 @@
 //   {"do": "type", "text": "abc"}, {"do": "key", "key": "Enter"}
 //   {"do": "file", "path": "typed", "bytes": 14}                a file has grown to this size
 //   {"do": "screenshot", "path": "shot.png"}
+//   {"do": "look", "scheme": "dark", "width": 1024, "height": 768}   what the page is shown on
 // Every step takes a "timeout_ms" of its own.
 
 import { createRequire } from 'node:module';
@@ -63,8 +64,14 @@ async function inWindow(page, [x, y]) {
 const steps = {
   call: (page, { function: name, arguments: values = [] }) =>
     page.evaluate(([f, list]) => window[f](...list), [name, values]),
-  wait: (page, { until, timeout_ms: timeout = patience }) =>
-    page.waitForFunction(until, null, { timeout, polling: 30 }).then(() => null),
+  // Asked again and again from here: a page's own policy may forbid it to evaluate text.
+  async wait(page, { until, timeout_ms: timeout = patience }) {
+    const deadline = Date.now() + timeout;
+    while (!(await page.evaluate(until))) {
+      if (Date.now() > deadline) throw new Error(`not within ${timeout} ms: ${until}`);
+      await new Promise((resolve) => setTimeout(resolve, 30));
+    }
+  },
   value: (page, { of }) => page.evaluate(of),
   text: (page, { selector }) => page.locator(selector).innerText(),
   press: (page, { selector }) => page.locator(selector).click(),
@@ -93,6 +100,10 @@ const steps = {
       if (Date.now() > deadline) throw new Error(`${path} has ${statSync(path).size} bytes`);
       await new Promise((resolve) => setTimeout(resolve, 30));
     }
+  },
+  async look(page, { scheme, width, height }) {
+    await page.emulateMedia({ colorScheme: scheme });
+    await page.setViewportSize({ width, height });
   },
   screenshot: (page, { path }) => page.screenshot({ path }).then(() => null),
 };

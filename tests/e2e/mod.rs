@@ -1,5 +1,6 @@
 //! A real browser, a real X server, and the gateway between them.
 
+mod dashboard;
 mod demo;
 pub(crate) mod rig;
 
