@@ -17,6 +17,7 @@ use client::{Address, Client};
 use state::{Asked, State};
 
 mod client;
+mod panels;
 mod state;
 mod view;
 

@@ -50,6 +50,23 @@ fn shows_the_state_of_an_instance() {
 }
 
 #[test]
+fn shows_the_rest_where_there_is_room() {
+    let text = screen(&mut state(), 160, 40);
+    for part in [
+        "desktops: 1 of 1 ready, watching",
+        "anna-01ab2  ready 1h08m, 1 tunnels",
+        "refused tokens: 7",
+        "expired  5",
+        "desktops.example.org  32d",
+        "3f9a1c07be42  signing 2048, 26h03m, 1200 verified",
+        "ago: my.toml:3",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(!screen(&mut state(), 160, 24).contains("refused tokens:"));
+}
+
+#[test]
 fn shows_nothing_that_a_terminal_obeys() {
     let mut odd = overview();
     odd.tunnels[0].pod = "a\u{1b}[2Jb".to_owned();

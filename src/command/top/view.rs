@@ -8,14 +8,15 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Sparkline, Table};
 
+use super::panels;
 use super::state::{Order, State};
 use deskgate::admin::{Overview, Tunnel};
 
-const DIM: Style = Style::new().fg(Color::DarkGray);
-const GOOD: Style = Style::new().fg(Color::Green);
-const WARN: Style = Style::new().fg(Color::Yellow);
-const BAD: Style = Style::new().fg(Color::Red);
-const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+pub(super) const DIM: Style = Style::new().fg(Color::DarkGray);
+pub(super) const GOOD: Style = Style::new().fg(Color::Green);
+pub(super) const WARN: Style = Style::new().fg(Color::Yellow);
+pub(super) const BAD: Style = Style::new().fg(Color::Red);
+pub(super) const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 
 /// The keys, in the order of the columns.
 const KEYS: &str = " ↑↓ choose  c close  space refresh  q quit   sort: n number u user p pod \
@@ -28,13 +29,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State) {
         Constraint::Length(1),
         Constraint::Length(4),
         Constraint::Min(3),
+        Constraint::Length(if frame.area().height < panels::LEAST { 0 } else { panels::HEIGHT }),
         Constraint::Length(1),
     ]);
-    let [title, figures, history, tunnels, foot] = rows.areas(frame.area());
+    let [title, figures, history, tunnels, below, foot] = rows.areas(frame.area());
     frame.render_widget(title_line(state), title);
     frame.render_widget(figures_line(state), figures);
     draw_history(frame, state, history);
     draw_tunnels(frame, state, tunnels);
+    if let Some(overview) = state.overview.as_ref().filter(|_| !below.is_empty()) {
+        panels::draw(frame, overview, below);
+    }
     let said = if state.said.is_empty() { KEYS } else { state.said.as_str() };
     let style = if state.said.is_empty() { DIM } else { WARN };
     frame.render_widget(Line::styled(clean(said), style), foot);
@@ -187,14 +192,14 @@ fn draw_question(frame: &mut Frame<'_>, state: &State, id: u64) {
 }
 
 /// Text of the instance's without what a terminal would obey.
-fn clean(text: &str) -> Cow<'_, str> {
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         return text.replace(char::is_control, "?").into();
     }
     text.into()
 }
 
-fn span(seconds: f64) -> String {
+pub(super) fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {
         0..60 => format!("{whole}s"),
