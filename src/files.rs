@@ -14,6 +14,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION, X_CONTENT_TYPE_OPTIONS};
@@ -29,6 +30,7 @@ mod open;
 mod path;
 mod precondition;
 mod range;
+mod recent;
 mod site;
 
 pub use body::FileBody;
@@ -36,6 +38,7 @@ pub use body::FileBody;
 use answer::{Content, Representation};
 use encoding::{Accepted, Coding, Offer};
 use hot::Hot;
+use recent::{Asked, Recent};
 use site::{Hit, Page, Site};
 
 /// What an operator can set about a folder.
@@ -47,8 +50,12 @@ pub struct Settings {
     pub index: Vec<String>,
     /// Path of the file that is served, with 200, where nothing else is found.
     pub fallback: Option<String>,
-    /// Most bytes of compressed files held in memory; 0 turns compression on the fly off.
+    /// Most bytes of compressed files held in memory, and as many of files that were asked for a moment
+    /// ago; 0 turns compression on the fly off.
     pub cache_bytes: u64,
+    /// How long an answer serves whoever asks for the same, without a look at the file; 0 for not at
+    /// all. A file that changes is served as it was for this long.
+    pub recent: Duration,
 }
 
 impl Settings {
@@ -63,6 +70,7 @@ impl Settings {
             index: vec!["index.html".to_owned(), "index.htm".to_owned()],
             fallback: None,
             cache_bytes: Self::DEFAULT_CACHE_BYTES,
+            recent: Duration::ZERO,
         }
     }
 }
@@ -139,16 +147,18 @@ pub enum Body {
 pub struct Root {
     site: Arc<Site>,
     hot: Hot,
+    recent: Recent,
 }
 
 impl Root {
-    /// Serves a folder that exists now; its files are looked up anew for every request.
+    /// Serves a folder; its files are looked up anew for every request, or for the first of a moment.
     ///
     /// # Errors
     /// See [`SettingsError`].
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         let hot = Hot::new(settings.cache_bytes);
-        Ok(Self { site: Arc::new(Site::new(settings)?), hot })
+        let recent = Recent::new(settings.cache_bytes, settings.recent);
+        Ok(Self { site: Arc::new(Site::new(settings)?), hot, recent })
     }
 
     /// Answers a request for a normalised absolute path.
@@ -165,24 +175,62 @@ impl Root {
         if method != Method::GET && method != Method::HEAD {
             return Err(Error::MethodNotAllowed);
         }
-        let wanted = path::wanted(path);
-        let site = Arc::clone(&self.site);
-        let hit = body::off_thread(move || site.find(wanted.as_ref()))
-            .await
-            .map_err(Error::Unreadable)??;
-        let page = match hit {
-            Hit::Folder => return redirect(path, query),
-            Hit::Page(page) => page,
-        };
         // Ranges are defined for GET alone (RFC 9110 §14.2).
         let ranges = if method == Method::GET { range::asked(headers) } else { None };
         let accepted = Accepted::from_headers(headers);
-        let form = self.form(*page, accepted.filter(|_| ranges.is_none())).await;
+        // What is held in memory is whole.
+        let asked = (ranges.is_none() && self.recent.is_on()).then(|| Asked::new(path, accepted));
+        let now = Instant::now();
+        let recent = asked.as_ref().and_then(|asked| self.recent.find(asked, now));
+        let form = match recent {
+            Some(form) => form,
+            None => match self.look(path, accepted.filter(|_| ranges.is_none())).await? {
+                None => return redirect(path, query),
+                Some(form) => self.remember(asked, form, now).await,
+            },
+        };
         let mut response = form.answer(headers, ranges.as_deref());
         if method == Method::HEAD {
             response.body = Body::Empty;
         }
         Ok(response)
+    }
+
+    /// Looks a file up and chooses its form; none if the path is a folder's.
+    async fn look(
+        &self,
+        path: &str,
+        accepted: Option<Accepted>,
+    ) -> Result<Option<Representation>, Error> {
+        let wanted = path::wanted(path);
+        let site = Arc::clone(&self.site);
+        let hit = body::off_thread(move || site.find(wanted.as_ref()))
+            .await
+            .map_err(Error::Unreadable)??;
+        Ok(match hit {
+            Hit::Folder => None,
+            Hit::Page(page) => Some(self.form(*page, accepted).await),
+        })
+    }
+
+    /// Keeps a small form for the next who asks for the same.
+    async fn remember(
+        &self,
+        asked: Option<Asked>,
+        mut form: Representation,
+        now: Instant,
+    ) -> Representation {
+        let Some(asked) = asked.filter(|_| form.length <= recent::LARGEST) else { return form };
+        if let Content::File(file) = &form.content {
+            let (file, length) = (Arc::clone(file), form.length);
+            let read = body::off_thread(move || body::read_exactly(&file, 0..length)).await;
+            // What cannot be read now is found out again when it is sent.
+            if let Ok(Ok(bytes)) = read {
+                form.content = Content::Memory(bytes);
+            }
+        }
+        self.recent.keep(asked, &form, now);
+        form
     }
 
     /// Chooses the form of a page that suits the client: plain, compressed beside it, or here.

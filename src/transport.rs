@@ -4,7 +4,7 @@
 //! more than its socket while it is idle, and a tunnel gets the bare stream back.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -206,6 +206,17 @@ impl AsyncWrite for Wire {
         }
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
@@ -244,14 +255,25 @@ impl AsyncWrite for Transport {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if !this.unsent.is_empty() && this.unsent.len() + buf.len() > UNSENT {
-            ready!(this.poll_send(cx))?;
+        if this.unsent.len() + buf.len() <= UNSENT {
+            this.unsent.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
         }
-        if buf.len() >= UNSENT {
-            return Pin::new(&mut this.wire).poll_write(cx, buf);
+        // What waited and what comes leave together: a head and its body in one call.
+        while !this.unsent.is_empty() {
+            let slices = [IoSlice::new(&this.unsent), IoSlice::new(buf)];
+            let sent = ready!(Pin::new(&mut this.wire).poll_write_vectored(cx, &slices))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let waited = this.unsent.len();
+            this.unsent.advance(sent.min(waited));
+            if sent > waited {
+                this.unsent = BytesMut::new();
+                return Poll::Ready(Ok(sent - waited));
+            }
         }
-        this.unsent.extend_from_slice(buf);
-        Poll::Ready(Ok(buf.len()))
+        Pin::new(&mut this.wire).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

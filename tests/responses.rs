@@ -3,7 +3,7 @@ use std::io::Read;
 
 use tempfile::TempDir;
 
-use crate::support::{PODS, Site, tokens};
+use crate::support::{PODS, Site, eventually, tokens};
 
 /// Upstreams that answer with the response head in the request's `X-Answer` header.
 fn scripted() -> Site {
@@ -127,7 +127,9 @@ fn in_profile_3_deskgate_is_the_web_server() {
     let head = site.ask("HEAD", "/index.html", "");
     assert_eq!(head.header("content-length").as_deref(), Some("14"));
     fs::write(folder.path().join("index.html"), "<h1>newer</h1>!").unwrap();
-    assert_eq!(site.get("/", "").text(), "<h1>newer</h1>!", "a new client appears at once");
+    eventually("a new client appears", || {
+        (site.get("/", "").text() == "<h1>newer</h1>!").then_some(())
+    });
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::range::{self, Cut, Spec};
 use super::{Body, Response};
 
 /// Where the content is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Content {
     /// In an open file.
     File(Arc<File>),
@@ -29,7 +29,7 @@ pub(super) enum Content {
 }
 
 /// The selected representation (RFC 9110 §3.2).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Representation {
     pub(super) etag: String,
     /// Seconds since 1970.

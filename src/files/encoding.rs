@@ -49,7 +49,7 @@ pub(super) enum Offer {
 }
 
 /// What a client accepts, as weights in thousandths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Accepted {
     zstd: Option<u16>,
     brotli: Option<u16>,

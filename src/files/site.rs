@@ -44,7 +44,7 @@ pub(super) struct Site {
 impl Site {
     /// Checks the settings.
     pub(super) fn new(settings: Settings) -> Result<Self, SettingsError> {
-        let Settings { root, index, fallback, cache_bytes: _ } = settings;
+        let Settings { root, index, fallback, cache_bytes: _, recent: _ } = settings;
         match Folder::enter(&root) {
             // A folder may be mounted later: until then it holds nothing.
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

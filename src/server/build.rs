@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -26,6 +27,9 @@ use crate::upstream::resolver::Resolver;
 const DEFAULT: &str = "/etc/nginx/ssl/tls.crt";
 
 const NO_ISSUER: &str = "clients' certificates are asked for, and no issuer is named";
+
+/// How late a file that changed may still be served as it was.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// The PEM files of a configuration, by the name that messages use for each.
 #[derive(Debug, Default)]
@@ -247,7 +251,7 @@ fn roots(table: &Table, layered: &Layered, faults: &mut Vec<Fault>) -> BTreeMap<
         let Destination::Files(folder) = &route.backend else { continue };
         let name = &route.row.name;
         let fallback = route.row.fallback.clone();
-        match Root::new(Settings { fallback, ..Settings::new(folder.clone()) }) {
+        match Root::new(Settings { fallback, recent: RECENT, ..Settings::new(folder.clone()) }) {
             Ok(root) => drop(roots.insert(name.clone(), root)),
             Err(error) => faults.push(layered.fault(&format!("route.{name}.backend"), error)),
         }

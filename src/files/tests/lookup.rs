@@ -313,3 +313,18 @@ fn settings_are_checked() {
         assert!(matches!(refused, Err(SettingsError::Fallback(_))), "{fallback}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_of_a_moment_ago_needs_no_file() {
+    let rig = Rig::with(&[("a.txt", b"old")], |settings| settings.recent = Duration::from_secs(60));
+    assert_eq!(rig.get("/a.txt", &[]).await.body, b"old");
+    fs::remove_file(rig.dir.path().join("a.txt")).unwrap();
+    let again = rig.get("/a.txt", &[]).await;
+    assert_eq!(again.body, b"old");
+    // Conditions hold for it as for any other.
+    let etag = again.field("etag").to_owned();
+    assert_eq!(rig.get("/a.txt", &[(http::header::IF_NONE_MATCH, &etag)]).await.status, 304);
+    // A part of a file is read from the file.
+    let part = rig.ask(Method::GET, "/a.txt", &[(http::header::RANGE, "bytes=0-0")]).await;
+    assert!(matches!(part, Err(Error::NotFound)));
+}
