@@ -6,7 +6,6 @@ use std::thread;
 use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -15,6 +14,7 @@ use crate::config::{Level, Log, LogFormat};
 
 pub mod access_log;
 mod combined;
+mod json;
 pub mod metrics;
 mod output;
 pub mod privacy;
@@ -84,11 +84,8 @@ pub fn start(log: &Log) -> Flush {
         LogFormat::Json => registry
             .with(
                 tracing_subscriber::fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(false)
-                    .with_span_list(false)
-                    .fmt_fields(JsonFields::new())
+                    .with_ansi(false)
+                    .event_format(json::Json)
                     .with_writer(writer),
             )
             .try_init(),

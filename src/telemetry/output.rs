@@ -1,4 +1,5 @@
-//! Where log lines go: written as they come, and counted where the system does not take them.
+//! Where log lines go: those that come together are written together, and those that the system does not
+//! take are counted.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -23,48 +24,64 @@ pub(super) fn standard() -> Output<Box<dyn Write + Send>> {
     }
 }
 
+/// Most bytes that wait for the end of what comes together.
+const TOGETHER: usize = 64 * 1024;
+
 /// Takes whole lines. An error is counted and never returned: nobody could be told.
 pub(super) struct Output<W> {
     to: W,
+    lines: Vec<u8>,
     /// The last line broke off, so the next one needs a line of its own.
     torn: bool,
 }
 
 impl<W: Write> Output<W> {
     fn to(to: W) -> Self {
-        Self { to, torn: false }
+        Self { to, lines: Vec::new(), torn: false }
     }
 
-    fn put(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Writes what has come, and forgets it: a line that could not be written must not come out later
+    /// in the middle of another one.
+    fn put(&mut self) {
+        let mut lines = std::mem::take(&mut self.lines);
         if self.torn {
-            self.to.write_all(b"\n")?;
-            self.torn = false;
+            self.torn = self.to.write_all(b"\n").is_err();
         }
-        let mut rest = line;
+        let mut rest = lines.as_slice();
+        let mut torn = self.torn;
         while !rest.is_empty() {
-            match self.to.write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(taken) => {
-                    rest = rest.get(taken..).unwrap_or_default();
-                    self.torn = !rest.is_empty();
+            let written = if self.torn { Ok(0) } else { self.to.write(rest) };
+            match written {
+                Ok(taken) if taken > 0 => {
+                    let (written, left) = rest.split_at(taken.min(rest.len()));
+                    torn = !written.ends_with(b"\n");
+                    rest = left;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(_) | Err(_) => {
+                    let lost = rest.iter().filter(|byte| **byte == b'\n').count();
+                    REFUSED.fetch_add(lost as u64, Ordering::Relaxed);
+                    break;
+                }
             }
         }
-        Ok(())
+        self.torn = torn;
+        lines.clear();
+        self.lines = lines;
     }
 }
 
 impl<W: Write> Write for Output<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.put(line).is_err() {
-            REFUSED.fetch_add(1, Ordering::Relaxed);
+        self.lines.extend_from_slice(line);
+        if self.lines.len() >= TOGETHER {
+            self.put();
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.put();
         self.to.flush()
     }
 }
@@ -103,10 +120,12 @@ mod tests {
         output.write_all(b"first\n").unwrap();
         output.write_all(b"second\n").unwrap();
         output.write_all(b"third\n").unwrap();
+        output.flush().unwrap();
         assert_eq!(lines_refused() - before, 2);
         output.to.room = 100;
         output.write_all(b"fourth\n").unwrap();
         output.write_all(b"fifth\n").unwrap();
+        output.flush().unwrap();
         assert_eq!(lines_refused() - before, 2);
         assert_eq!(String::from_utf8(disk.has).unwrap(), "first\nseco\nfourth\nfifth\n");
     }
