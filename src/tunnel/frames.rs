@@ -204,7 +204,7 @@ impl Tracker {
                         break;
                     }
                     Answer::Ours { sent, size } => {
-                        pass.answered = Some(sent);
+                        pass.answered = sent.or(pass.answered);
                         chunk.copy_within(at + size..end, at);
                         end -= size;
                         continue;
@@ -308,32 +308,34 @@ enum Answer {
     /// More bytes are needed.
     Unknown,
     Ours {
-        sent: Instant,
+        sent: Option<Instant>,
         size: usize,
     },
     Other,
 }
 
-/// Our pings to one peer, the last two of which may still be answered.
+/// Our pings to one peer. All may still be answered, the last two are timed.
 #[derive(Debug)]
 pub struct Pings {
     sent: [Option<Instant>; 2],
     /// Tells our pongs from those to the other side's own pings.
     tag: u32,
     count: u32,
+    /// The latest one that was answered, with all before it.
+    answered: u32,
 }
 
 impl Pings {
     /// No ping yet. Payloads will carry `tag`, which should differ from tunnel to tunnel.
     #[must_use]
     pub fn new(tag: u32) -> Self {
-        Self { sent: [None; 2], tag, count: 0 }
+        Self { sent: [None; 2], tag, count: 0, answered: 0 }
     }
 
     /// Whether a pong may still come.
     #[must_use]
     pub fn waiting(&self) -> bool {
-        self.sent.iter().any(Option::is_some)
+        self.count != self.answered
     }
 
     /// Notes a new ping; returns its payload.
@@ -347,25 +349,36 @@ impl Pings {
     /// No answer is waited for any more.
     pub fn forget(&mut self) {
         self.sent = [None; 2];
+        self.answered = self.count;
     }
 
     fn payload(&self, count: u32) -> [u8; PING] {
         ((u64::from(self.tag) << 32) | u64::from(count)).to_be_bytes()
     }
 
-    /// When the ping was sent that this pong answers. It answers all before it as well
-    /// (RFC 6455 §5.5.3).
-    fn answered(&mut self, pong: [u8; PING]) -> Option<Instant> {
+    /// Whether this pong answers a ping of ours, and when that was sent if it is one of the last two.
+    /// It answers all before it as well (RFC 6455 §5.5.3). Who was stopped for a while may answer many.
+    fn answered(&mut self, pong: [u8; PING]) -> Option<Option<Instant>> {
+        let [tag @ .., _, _, _, _] = pong;
+        let [_, _, _, _, number @ ..] = pong;
+        let number = u32::from_be_bytes(number);
+        let behind = self.count.wrapping_sub(number);
+        if tag != self.tag.to_be_bytes() || behind >= self.count.wrapping_sub(self.answered) {
+            return None;
+        }
+        self.answered = number;
         let [older, newer] = self.sent;
-        if pong == self.payload(self.count) {
-            self.forget();
-            return newer;
+        match behind {
+            0 => {
+                self.sent = [None; 2];
+                Some(newer)
+            }
+            1 => {
+                self.sent = [None, newer];
+                Some(older)
+            }
+            _ => Some(None),
         }
-        if pong == self.payload(self.count.wrapping_sub(1)) {
-            self.sent = [None, newer];
-            return older;
-        }
-        None
     }
 }
 

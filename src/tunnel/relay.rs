@@ -159,9 +159,9 @@ impl Silence {
         } else if !unheard && self.answers {
             return true;
         } else {
+            // An answer may still come, after hours: it is no business of the other side.
             self.deaf = true;
             peer.wanted = None;
-            peer.pings.forget();
         }
         false
     }

@@ -312,14 +312,28 @@ fn a_pong_answers_all_pings_before_it() {
     let now = Instant::now();
     let mut pings = Pings::new(TAG);
     let payloads = [0, 1, 2].map(|n| pings.send(now + Duration::from_secs(n)));
-    assert_eq!(pings.answered(payloads[0]), None, "too old");
-    assert_eq!(pings.answered(payloads[1]), Some(now + Duration::from_secs(1)));
+    assert_eq!(pings.answered(payloads[0]), Some(None), "ours, and too old to be timed");
+    assert_eq!(pings.answered(payloads[1]), Some(Some(now + Duration::from_secs(1))));
     assert_eq!(pings.answered(payloads[1]), None, "only once");
     assert!(pings.waiting());
     let fourth = pings.send(now + Duration::from_secs(3));
-    assert_eq!(pings.answered(fourth), Some(now + Duration::from_secs(3)));
+    assert_eq!(pings.answered(fourth), Some(Some(now + Duration::from_secs(3))));
     assert!(!pings.waiting());
     assert_eq!(pings.answered(payloads[2]), None, "answered by the one after it");
+}
+
+/// A peer that was stopped for minutes answers all that it was asked meanwhile.
+#[test]
+fn no_pong_to_any_of_many_pings_goes_on_to_the_other_side() {
+    let (mut tracker, mut pings) = (Tracker::new(Side::Server), Pings::new(TAG));
+    let now = Instant::now();
+    let payloads = [0, 1, 2, 3, 4].map(|n| pings.send(now + Duration::from_secs(n)));
+    let mut chunk: Vec<u8> =
+        payloads.iter().flat_map(|payload| frame(0x8a, payload).bytes(Side::Server)).collect();
+    let pass = tracker.follow(&mut chunk, &mut pings);
+    assert_eq!((pass.forward, pass.held), (0, 0));
+    assert_eq!(pass.answered, Some(now + Duration::from_secs(4)));
+    assert!(!pings.waiting());
 }
 
 #[test]

@@ -277,6 +277,22 @@ async fn a_pod_is_lost_only_if_it_has_answered_before() {
     assert_eq!(rig.begun.elapsed().as_secs(), 26 + 75);
 }
 
+/// As one does that was stopped for long. Its client never asked.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_answers_late_answers_us_alone() {
+    let mut rig = start(Limits::default());
+    let browser = browser(rig.client);
+    let (_, first) = read_frame(&mut rig.pod).await.unwrap();
+    let (_, second) = read_frame(&mut rig.pod).await.unwrap();
+    sleep(seconds(1000)).await;
+    for payload in [first, second] {
+        rig.pod.write_all(&plain(0x8a, &payload)).await.unwrap();
+    }
+    rig.pod.write_all(&plain(0x82, b"hello")).await.unwrap();
+    drop(rig.pod);
+    assert_eq!(browser.await.unwrap(), [(0x82, b"hello".to_vec())]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn pongs_that_are_not_ours_pass() {
     let mut rig = start(Limits::default());
