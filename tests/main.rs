@@ -24,6 +24,8 @@ mod auth;
 mod bodies;
 /// Certificates of clients: who is asked, and who is told.
 mod certificates;
+/// Faults around the gateway, and what users see of them.
+mod chaos;
 /// Every command of the command line.
 mod commands;
 /// The contract with what stands around a gateway, one fact a row.
@@ -65,6 +67,8 @@ mod rotation;
 mod routing;
 /// What a scanner finds of TLS.
 mod scan;
+/// A long day with everything at once.
+mod soak;
 /// A hundred reloads under load.
 mod swaps;
 /// HTTPS: certificates, HTTP/2, tunnels over TLS.

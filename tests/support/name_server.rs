@@ -17,6 +17,7 @@ type Zone = Arc<Mutex<HashMap<(String, u8), Vec<Vec<u8>>>>>;
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
     zone: Zone,
+    mute: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -27,16 +28,24 @@ impl NameServer {
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let address = socket.local_addr().unwrap();
         let (zone, stop) = (Zone::default(), Arc::new(AtomicBool::new(false)));
-        let (known, ends) = (Arc::clone(&zone), Arc::clone(&stop));
+        let mute = Arc::new(AtomicBool::new(false));
+        let (known, ends, silent) = (Arc::clone(&zone), Arc::clone(&stop), Arc::clone(&mute));
         let thread = thread::spawn(move || {
             let mut packet = [0; 512];
             while !ends.load(Ordering::SeqCst) {
                 let Ok((length, peer)) = socket.recv_from(&mut packet) else { continue };
                 let reply = reply(&packet[..length], &known);
-                drop(socket.send_to(&reply, peer));
+                if !silent.load(Ordering::SeqCst) {
+                    drop(socket.send_to(&reply, peer));
+                }
             }
         });
-        Self { address, zone, stop, thread: Some(thread) }
+        Self { address, zone, mute, stop, thread: Some(thread) }
+    }
+
+    /// Whether it answers nothing.
+    pub(crate) fn mute(&self, mute: bool) {
+        self.mute.store(mute, Ordering::SeqCst);
     }
 
     /// The addresses of a name.
