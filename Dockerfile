@@ -19,7 +19,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --no-default-features
+# The commit's time, where the image is to be the same again.
+ARG SOURCE_DATE_EPOCH=0
+RUN scripts/release
 
 # The program, the libraries it names, the system's certificates, and who it runs as.
 RUN install -D -m 0755 target/release/deskgate /image/deskgate \

@@ -3,6 +3,8 @@
 #   make demo     two desktops in the browser, on http://localhost:30443/
 #   make test     everything: unit, behaviour and end-to-end tests, and the manifests
 #   make slow     tunnels in real time (five minutes of silence), and thousands more of them
+#   make chaos    what is around it fails, each thing for two minutes (CHAOS=seconds)
+#   make soak     two hours of 2,000 tunnels and mixed traffic (SOAK=seconds): nothing grows
 #   make manifests
 #                 conf/kubernetes against Kubernetes' schemas and what abcdesktop expects of its edge
 #   make conformance TARGET=http://host:port KEYS=folder [PROFILE=abcdesktop-3] [PODS=a,b]
@@ -14,13 +16,14 @@
 #                 only such works of HTTP; WORK=list names them
 #   make fuzz     a short fuzz of everything that eats a client's bytes
 #   make image    checks and builds the container image
+#   make release  the release, without folders and times of its build in it
 #
 # Missing tools are installed by scripts/setup, which needs root for Debian packages.
 
 CARGO ?= cargo
 NOVNC := target/tools/node_modules/@novnc/novnc
 
-.PHONY: demo test slow manifests conformance lint bench fuzz image clean
+.PHONY: demo test slow chaos soak manifests conformance lint bench fuzz image release clean
 
 demo:
 	scripts/setup build demo
@@ -33,6 +36,16 @@ test: manifests
 slow:
 	scripts/setup build test
 	DESKGATE_SLOW=1 $(CARGO) test --locked --test behaviour -- tunnels:: --nocapture
+
+CHAOS ?= 120
+chaos:
+	scripts/setup build test
+	DESKGATE_CHAOS=$(CHAOS) $(CARGO) test --locked --test behaviour -- chaos:: --nocapture
+
+SOAK ?= 7200
+soak:
+	scripts/setup build test
+	DESKGATE_SOAK=$(SOAK) $(CARGO) test --locked --test behaviour -- soak:: --nocapture
 
 manifests:
 	scripts/setup manifests
@@ -70,6 +83,10 @@ fuzz:
 image:
 	scripts/setup container
 	scripts/container-check
+
+release:
+	scripts/setup build
+	scripts/release
 
 clean:
 	$(CARGO) clean
