@@ -127,6 +127,7 @@ fn swap(site: &Site, issued: &Issued, admin: SocketAddr, load: &Load) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "figures for whoever looks")]
 fn a_hundred_reloads_under_load_fail_no_request_and_end_no_tunnel() {
     let issued = Issued::new();
     let (port, admin) = (free_port(), SocketAddr::from(([127, 0, 0, 1], free_port())));

@@ -57,7 +57,7 @@ impl Stage {
         );
         let site = Site::configured_serving(&text, |exchange| match exchange.header("upgrade") {
             Some(_) => echo(exchange),
-            None => exchange.answer("200 OK", "", &"page ".repeat(50)),
+            None => exchange.answer("200 OK", "", "page ".repeat(50)),
         });
         eventually("a watch", || (api.watches() > 0).then_some(()));
         api.set(Endpoint::ready("anna", PODS[0]));
