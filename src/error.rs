@@ -21,6 +21,9 @@ pub enum Error {
     /// The request's body is larger than its route allows.
     #[error("request body over the route's limit")]
     BodyTooLarge,
+    /// Too many tokens are being opened.
+    #[error("too many tokens at once")]
+    Busy,
     /// The process is about to end and opens no tunnel any more.
     #[error("draining")]
     Draining,
@@ -93,9 +96,10 @@ impl From<Error> for Box<PingoraError> {
 
 impl Error {
     /// The reasons that are this room's own, for metrics.
-    pub const OWN_REASONS: [&'static str; 20] = [
+    pub const OWN_REASONS: [&'static str; 21] = [
         "bad_request",
         "body_too_large",
+        "busy",
         "client_gone",
         "draining",
         "file_forbidden",
@@ -122,6 +126,7 @@ impl Error {
         match self {
             Self::Auth(error) => error.reason(),
             Self::BodyTooLarge => "body_too_large",
+            Self::Busy => "busy",
             Self::Draining => "draining",
             Self::FileForbidden => "file_forbidden",
             Self::FileUnreadable => "file_unreadable",

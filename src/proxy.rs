@@ -35,6 +35,7 @@ use crate::upstream::{self, Upstreams};
 
 mod client;
 pub(crate) mod clock;
+mod cold;
 mod compression;
 mod context;
 mod exchange;
@@ -48,6 +49,8 @@ pub mod seam;
 mod static_files;
 pub(crate) mod trail;
 
+pub use cold::Cold;
+
 use client::Client;
 use context::{Context, Plan, Way};
 use exchange::Answer;
@@ -59,6 +62,8 @@ pub struct Rooms {
     pub table: Table,
     /// Token to desktop.
     pub authenticator: Arc<Authenticator>,
+    /// Where the costly step of that is taken.
+    pub cold: Cold,
     /// Names to addresses.
     pub upstreams: Arc<Upstreams>,
     /// Folders of files, by the name of the row that serves them.
@@ -206,7 +211,8 @@ impl Rooms {
         if let Some(record) = &mut ctx.record {
             record.token = Some(token.fingerprint());
         }
-        let desktop = self.authenticator.authenticate(token, clock::now()).await?;
+        let open = |sealed| self.cold.open(sealed);
+        let desktop = self.authenticator.authenticate_by(token, clock::now(), open).await?;
         if let Some(record) = &ctx.record {
             record.accepted();
         }

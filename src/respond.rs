@@ -89,6 +89,9 @@ fn of(error: Error) -> Problem {
             "The desktop token is missing, invalid or expired. Please reload the page.",
         ),
         Error::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
+        Error::Busy => {
+            (StatusCode::SERVICE_UNAVAILABLE, "This server is busy. Please try again in a moment.")
+        }
         Error::Draining => (
             StatusCode::SERVICE_UNAVAILABLE,
             "This server is being replaced. Please try again in a moment.",

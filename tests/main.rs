@@ -26,6 +26,8 @@ mod bodies;
 mod certificates;
 /// Faults around the gateway, and what users see of them.
 mod chaos;
+/// Tokens that cost a lot to open.
+mod cold;
 /// Every command of the command line.
 mod commands;
 /// The contract with what stands around a gateway, one fact a row.

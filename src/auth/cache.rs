@@ -91,13 +91,17 @@ impl Cache {
     }
 
     /// The remembered answer, otherwise that of `compute`, which one caller runs while others with
-    /// the same digest wait for it.
-    pub(super) async fn find_or_compute(
+    /// the same digest wait for it. An `E` of `compute` is no answer, and not remembered.
+    pub(super) async fn find_or_compute<E, F>(
         &self,
         digest: &Digest,
         moment: Moment,
-        compute: impl FnOnce() -> Result<Arc<Desktop>, Error>,
-    ) -> Result<Arc<Desktop>, Error> {
+        compute: impl FnOnce() -> F,
+    ) -> Result<Arc<Desktop>, E>
+    where
+        E: From<Error>,
+        F: Future<Output = Result<Result<Arc<Desktop>, Error>, E>>,
+    {
         // The usual case takes a read lock only.
         if let Some(entry) = self.desktops.get(digest).filter(|entry| entry.serves(moment)) {
             self.hits.fetch_add(1, Ordering::Relaxed);
@@ -117,12 +121,12 @@ impl Cache {
             EntryResult::Retained(desktop) => return Ok(desktop),
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => guard,
             // We neither remove nor set a deadline; computing again is right all the same.
-            EntryResult::Removed(..) | EntryResult::Timeout => return compute(),
+            EntryResult::Removed(..) | EntryResult::Timeout => return Ok(compute().await??),
         };
         // After a failure the guard passes to the next in line, who would fail again at full cost.
         self.recall_refusal(digest, moment)?;
 
-        match compute() {
+        match compute().await? {
             Ok(desktop) => {
                 if let Some(entry) = Self::entry(&desktop, moment) {
                     // An error means that `clear` came in between: nothing to keep, then.
@@ -133,7 +137,7 @@ impl Cache {
             Err(error) => {
                 self.remember_refusal(digest, error, moment);
                 drop(guard);
-                Err(error)
+                Err(error.into())
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::auth::{
 };
 use crate::config::{CertificateFiles, ClientCertificates, Config, Fault, Layered};
 use crate::files::{Root, Settings};
-use crate::proxy::{Marks, Rooms, clock};
+use crate::proxy::{Cold, Marks, Rooms, clock};
 use crate::route::{Destination, Table};
 use crate::tls::{self, Certificates, ClientAuth, ClientRoots, PemFile};
 use crate::transport::SocketPolicy;
@@ -148,6 +148,7 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
                 table,
                 roots,
                 authenticator,
+                cold: old.map_or_else(Cold::default, |old| old.cold.clone()),
                 upstreams,
                 listen: config.listen.clone(),
                 sockets: SocketPolicy {

@@ -46,9 +46,9 @@ impl Bench {
         moment: Moment,
         answer: Result<u64, Error>,
     ) -> Result<u64, Error> {
-        let compute = || {
+        let compute = async || {
             self.computed.fetch_add(1, Ordering::SeqCst);
-            answer.map(desktop)
+            Ok(answer.map(desktop))
         };
         run(self.cache.find_or_compute(&digest, moment, compute)).map(|desktop| desktop.expires)
     }
@@ -206,12 +206,13 @@ fn storm(answer: Result<u64, Error>) -> (Vec<Result<u64, Error>>, usize) {
         for _ in 0..8 {
             scope.spawn(|| {
                 barrier.wait();
-                let outcome = run(bench.cache.find_or_compute(&[7; 32], bench.at(0, 0), || {
-                    bench.computed.fetch_add(1, Ordering::SeqCst);
-                    // Long enough for all the others to arrive and wait.
-                    std::thread::sleep(Duration::from_millis(100));
-                    answer.map(desktop)
-                }));
+                let outcome =
+                    run(bench.cache.find_or_compute(&[7; 32], bench.at(0, 0), async || {
+                        bench.computed.fetch_add(1, Ordering::SeqCst);
+                        // Long enough for all the others to arrive and wait.
+                        std::thread::sleep(Duration::from_millis(100));
+                        Ok::<_, Error>(answer.map(desktop))
+                    }));
                 answers.lock().unwrap().push(outcome.map(|desktop| desktop.expires));
             });
         }
@@ -248,6 +249,10 @@ fn concurrent_renewals_of_a_stale_entry_compute_once() {
     assert_eq!(bench.computed(), 1);
 }
 
+fn nobody() -> std::future::Ready<Result<Result<Arc<Desktop>, Error>, Error>> {
+    panic!("nobody should compute for a request that is gone")
+}
+
 #[test]
 fn a_cancelled_wait_leaves_no_lock_behind() {
     let bench = Bench::new(64);
@@ -255,21 +260,41 @@ fn a_cancelled_wait_leaves_no_lock_behind() {
     let (holding, cancelled) = (Barrier::new(2), Barrier::new(2));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let compute = || {
+            let compute = async || {
                 holding.wait();
                 cancelled.wait();
-                Err(Error::NotYetValid)
+                Ok::<_, Error>(Err(Error::NotYetValid))
             };
             run(bench.cache.find_or_compute(&[7; 32], moment, compute)).unwrap_err();
         });
         holding.wait();
-        let mut waiting = Box::pin(bench.cache.find_or_compute(&[7; 32], moment, || {
-            panic!("nobody should compute for a request that is gone")
-        }));
+        let mut waiting = Box::pin(bench.cache.find_or_compute(&[7; 32], moment, nobody));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
         drop(waiting);
         cancelled.wait();
     });
     assert_eq!(bench.ask(moment, Ok(NOW + 9)), Ok(NOW + 9));
+}
+
+#[test]
+fn what_is_no_answer_is_not_remembered() {
+    #[derive(Debug, PartialEq)]
+    enum Outcome {
+        Busy,
+        Refused(Error),
+    }
+    impl From<Error> for Outcome {
+        fn from(error: Error) -> Self {
+            Self::Refused(error)
+        }
+    }
+    let bench = Bench::new(64);
+    let moment = bench.at(0, 0);
+    let busy = || std::future::ready(Err(Outcome::Busy));
+    assert_eq!(run(bench.cache.find_or_compute(&[7; 32], moment, busy)), Err(Outcome::Busy));
+    let refused = || std::future::ready(Ok::<_, Outcome>(Err(Error::BadSeal)));
+    let outcome = run(bench.cache.find_or_compute(&[7; 32], moment, refused));
+    assert_eq!(outcome, Err(Outcome::Refused(Error::BadSeal)));
+    assert_eq!(run(bench.cache.find_or_compute(&[7; 32], moment, busy)), outcome);
 }

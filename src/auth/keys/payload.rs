@@ -77,6 +77,11 @@ pub(in crate::auth) enum Opener {
 }
 
 impl PayloadKey {
+    /// Whether a seal costs more than a small fraction of a millisecond to open.
+    pub(in crate::auth) fn is_costly(&self) -> bool {
+        matches!(self.opener(), Opener::Private(_))
+    }
+
     /// Counts a token that the key was right for.
     pub(in crate::auth) fn use_once(&self) {
         self.facts.use_once();
