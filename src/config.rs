@@ -25,8 +25,8 @@ pub use lint::warnings;
 pub use origin::{Fault, Layered, Origin};
 pub use ports::PortRange;
 pub use rows::{
-    Backend, HeaderSet, HostRule, Lifetime, Limits, Match, QueryRule, Refusal, Route, Timeouts,
-    TokenPlace, Tunnel,
+    Backend, CookieRule, HeaderSet, HostRule, Lifetime, Limits, Match, QueryRule, Refusal, Route,
+    Timeouts, TokenPlace, Tunnel,
 };
 
 /// The shipped configuration, complete and commented: what runs when nothing else is given.

@@ -45,6 +45,8 @@ mod documents;
 mod e2e;
 /// What of a request's head reaches an upstream, what of a response's reaches the client.
 mod headers;
+/// Pods that answer with whatever harms.
+mod hostile_pod;
 /// Bodies at their true sizes.
 mod large;
 /// Start, drain and end of the process.

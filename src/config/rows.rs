@@ -33,6 +33,9 @@ pub struct Route {
     /// Which of the named header sets applies.
     #[serde(default = "Route::default_headers")]
     pub headers: String,
+    /// What becomes of cookies that the backend sets. None: those of desktops stay here, others pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookies: Option<CookieRule>,
     /// Whether responses may be compressed on the way to the client.
     #[serde(default = "Route::default_compress")]
     pub compress: bool,
@@ -142,6 +145,16 @@ pub enum QueryRule {
     Keep,
     /// Not forwarded.
     Drop,
+}
+
+/// What becomes of the cookies in responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CookieRule {
+    /// The browser gets them.
+    Pass,
+    /// They stay here: a cookie of a pod would be one of the whole site.
+    Strip,
 }
 
 /// The `Host` header that an upstream sees.

@@ -12,6 +12,7 @@ use crate::redact;
 use crate::route::{Destination, Route};
 
 mod host;
+mod pods;
 
 pub(crate) use host::is_valid as is_valid_host;
 use host::without_port;
@@ -127,6 +128,12 @@ pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Resul
         .collect();
     for name in inert {
         head.remove_header(&name);
+    }
+    pods::strip(head, answer.route);
+    if head.status.is_informational() || head.status == http::StatusCode::NO_CONTENT {
+        // They have no body to frame (RFC 9110 section 8.6, RFC 9112 section 6.1).
+        head.remove_header(&header::CONTENT_LENGTH);
+        head.remove_header(&header::TRANSFER_ENCODING);
     }
     if let Some(public) = answer.public {
         let Answer { scheme, sent, prefix, .. } = *answer;
