@@ -325,13 +325,13 @@ impl Gateway {
                 if plan.upgrade && self.in_flight.is_draining() {
                     return Err(Error::Draining.into());
                 }
-                let answer = exchange::ask(session, &plan, way).await?;
-                if answer.head()?.status == http::StatusCode::SWITCHING_PROTOCOLS {
-                    return Ok(Some(Upgrade { plan, answer }));
-                }
                 if plan.upgrade {
                     // What the client sent after its request is nobody's HTTP.
                     session.set_keepalive(None);
+                }
+                let answer = exchange::ask(session, &plan, way).await?;
+                if answer.head()?.status == http::StatusCode::SWITCHING_PROTOCOLS {
+                    return Ok(Some(Upgrade { plan, answer }));
                 }
                 answer.pass_back(session, &plan, way).await?;
             }

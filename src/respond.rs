@@ -1,5 +1,6 @@
 //! Error to response: the only room that chooses a status or a body.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -176,13 +177,10 @@ fn of_pingora(error: &PingoraError) -> Option<Problem> {
         (ErrorSource::Upstream, ErrorType::ConnectTimedout) => {
             of(upstream::Error::ConnectTimeout.into())
         }
-        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
-            of(upstream::Error::ResponseTimeout.into())
+        (ErrorSource::Upstream, _) => of(upstream::fault(error).into()),
+        (ErrorSource::Downstream, ErrorType::ReadError) if is_invalid(error) => {
+            of(Error::InvalidRequest)
         }
-        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => {
-            of(upstream::Error::InvalidResponse.into())
-        }
-        (ErrorSource::Upstream, _) => of(upstream::Error::ConnectFailed.into()),
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
             problem(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request took too long.")
         }
@@ -203,6 +201,12 @@ fn of_pingora(error: &PingoraError) -> Option<Problem> {
         ),
     };
     Some(problem)
+}
+
+/// Whether what was read is not what it should be.
+fn is_invalid(error: &PingoraError) -> bool {
+    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::InvalidData)
 }
 
 /// Answers a request with a problem. The connection stays open for another request unless something of

@@ -44,6 +44,7 @@ mod plain;
 mod proxy_protocol;
 mod reload;
 mod stage;
+mod strict;
 mod worker;
 
 use acceptors::Acceptors;

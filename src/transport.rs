@@ -26,6 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+pub mod chunked;
+
 /// Most bytes that wait for a flush, or until somebody waits for what the other side says: a head and a
 /// small body leave in one packet, and nothing that a slow upstream sent is held back.
 const UNSENT: usize = 1460;
@@ -39,9 +41,27 @@ pub enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// Looks at what a connection reads before its reader does.
+pub trait Inspect: Send + Sync {
+    /// Looks at the next bytes.
+    ///
+    /// # Errors
+    /// What the reader gets instead of them, if they are not what they should be.
+    fn inspect(&mut self, read: &[u8]) -> io::Result<()>;
+}
+
+/// Whether every line of a head ends with CR and LF. Parsers take a bare LF, too, but not all of them,
+/// nor everywhere (RFC 9112 section 2.2).
+#[must_use]
+pub fn ends_lines_with_crlf(head: &[u8]) -> bool {
+    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
+    lines.all(|line| line.ends_with(b"\r\n"))
+}
+
 /// A connection as pingora wants it.
 pub struct Transport {
     wire: Wire,
+    inspector: Option<Box<dyn Inspect>>,
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     /// Written, and not yet given to the system.
@@ -56,7 +76,13 @@ impl Transport {
         // An error means that the address was set before, and a new digest has none.
         let _unset = socket.peer_addr.set(Some(PeerAddr::Inet(peer)));
         let tls = wire.tls().map(|tls| Arc::new(digest(tls)));
-        Self { wire, socket: Arc::new(socket), tls, unsent: BytesMut::new() }
+        let unsent = BytesMut::new();
+        Self { wire, inspector: None, socket: Arc::new(socket), tls, unsent }
+    }
+
+    /// Has everything that is read from now on looked at.
+    pub fn inspect(&mut self, inspector: Option<Box<dyn Inspect>>) {
+        self.inspector = inspector;
     }
 
     /// The same, of a client that showed a certificate. `text` is what upstreams are told of it; pingora
@@ -244,7 +270,12 @@ impl AsyncRead for Transport {
             // What the system does not take now goes with the next poll, for which it wakes this task.
             let _pending = this.poll_send(cx)?;
         }
-        Pin::new(&mut this.wire).poll_read(cx, buf)
+        let known = buf.filled().len();
+        ready!(Pin::new(&mut this.wire).poll_read(cx, buf))?;
+        if let Some(inspector) = &mut this.inspector {
+            inspector.inspect(buf.filled().get(known..).unwrap_or_default())?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

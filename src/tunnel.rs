@@ -7,8 +7,6 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use pingora::http::ResponseHeader;
@@ -28,11 +26,13 @@ mod direction;
 pub mod drain;
 pub mod ends;
 pub mod frames;
+pub mod handshake;
 pub mod random;
 pub mod registry;
 pub mod relay;
 
 use frames::{Pings, Side, Tracker};
+use handshake::accept_of;
 use registry::{Info, Registry, Tunnel};
 use relay::{Early, Limits, Outcome, relay};
 
@@ -173,13 +173,6 @@ pub async fn accept_and_close(session: Session, code: u16, text: &str) -> Result
     Ok(())
 }
 
-/// The value that proves the handshake was understood (RFC 6455 section 4.2.2).
-fn accept_of(key: &[u8]) -> String {
-    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-    let sha1 = &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
-    STANDARD.encode(aws_lc_rs::digest::digest(sha1, &[key, GUID].concat()))
-}
-
 /// Writes bytes to a client within a time.
 async fn say(client: &mut Stream, bytes: &[u8], limit: Duration) -> Result<()> {
     let write = async {
@@ -228,14 +221,4 @@ fn to_bytes(head: &ResponseHeader) -> Bytes {
     head.header_to_h1_wire(&mut out);
     out.put_slice(b"\r\n");
     out.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_accept_value_is_that_of_the_rfc() {
-        assert_eq!(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
 }

@@ -4,10 +4,13 @@
 //! nobody watches pods, by name through [`resolver::Resolver`]. A [`Connection`] is new or comes out of
 //! the worker's [`pool`].
 
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use http::Method;
 use pingora::protocols::http::v1::client::HttpSession;
+use pingora::{Error as PingoraError, ErrorType};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -16,10 +19,12 @@ use crate::config::{Timeouts, Upstream as FixedUpstream};
 use crate::transport::{Transport, Wire};
 
 pub mod desktops;
+mod inspector;
 pub mod pool;
 pub mod resolver;
 
 use desktops::Found;
+use inspector::Inspector;
 use pool::{Peer, Pool};
 use resolver::{Resolver, Staleness};
 
@@ -161,13 +166,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A kept connection to the first of these addresses, or a new one to the first that takes it.
-    /// Without a pool always a new one.
+    /// A kept connection to the first of these addresses, or a new one to the first that takes it, for
+    /// a request of this method. Without a pool always a new one.
     ///
     /// # Errors
     /// If no address takes the connection in its time.
     pub async fn open(
         found: &Found,
+        method: &Method,
         timeouts: &Timeouts,
         pool: Option<&Pool>,
     ) -> Result<Self, Error> {
@@ -176,7 +182,7 @@ impl Connection {
             let peer = Peer { address: *address, uid: found.uid.clone() };
             let kept = pool.and_then(|pool| pool.take(&peer, Instant::now()));
             let reused = kept.is_some();
-            let transport = match kept {
+            let mut transport = match kept {
                 Some(transport) => transport,
                 None => match timeout(timeouts.connect, TcpStream::connect(address)).await {
                     Ok(Ok(tcp)) => {
@@ -195,6 +201,7 @@ impl Connection {
                     }
                 },
             };
+            transport.inspect(Some(Box::new(Inspector::new(method))));
             let mut http = HttpSession::new(transport);
             http.read_timeout = Some(timeouts.read);
             http.write_timeout = Some(timeouts.send);
@@ -212,5 +219,18 @@ impl Connection {
         if let Ok(transport) = stream.into_any().downcast::<Transport>() {
             pool.keep(self.peer, transport, Instant::now());
         }
+    }
+}
+
+/// What an error while an upstream is written to or read means.
+#[must_use]
+pub fn fault(error: &PingoraError) -> Error {
+    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+    match (error.etype(), kind) {
+        (ErrorType::ReadTimedout | ErrorType::WriteTimedout, _)
+        | (_, Some(ErrorKind::TimedOut)) => Error::ResponseTimeout,
+        (ErrorType::InvalidHTTPHeader | ErrorType::H1Error, _)
+        | (_, Some(ErrorKind::InvalidData)) => Error::InvalidResponse,
+        _ => Error::ConnectFailed,
     }
 }

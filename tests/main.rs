@@ -71,6 +71,8 @@ mod rotation;
 mod routing;
 /// What a scanner finds of TLS.
 mod scan;
+/// Requests that two servers could read in two ways.
+mod smuggling;
 /// A long day with everything at once.
 mod soak;
 /// A hundred reloads under load.

@@ -5,6 +5,7 @@ pub(crate) mod fake_api;
 mod gateway;
 pub(crate) mod name_server;
 mod origin;
+pub(crate) mod recorder;
 mod site;
 pub(crate) mod tokens;
 

@@ -13,6 +13,7 @@ use super::context::{Plan, Way};
 use super::headers;
 use crate::error::Error;
 use crate::respond;
+use crate::tunnel::handshake::is_answered;
 use crate::upstream::desktops::Found;
 use crate::upstream::{self, Connection};
 
@@ -55,7 +56,8 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
         let found = way.rooms.find(plan, way).await?;
         let pool = (tries < MAX_TRIES && !plan.upgrade).then_some(way.pool);
         let timeouts = &plan.route.row.timeouts;
-        let upstream = Connection::open(&found, timeouts, pool).await.map_err(Error::from)?;
+        let upstream = Connection::open(&found, &head.method, timeouts, pool).await;
+        let upstream = upstream.map_err(Error::from)?;
         let reused = upstream.reused;
         let replay = (tries > 1).then(|| session.get_retry_buffer()).flatten();
         let over = session.is_body_empty();
@@ -78,6 +80,7 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
 
 fn is_end_of_connection(error: &PingoraError) -> bool {
     *error.esource() == ErrorSource::Upstream
+        && upstream::fault(error) == upstream::Error::ConnectFailed
         && matches!(
             error.etype(),
             ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
@@ -158,7 +161,11 @@ impl Answer {
                     read.map_err(|error| error.into_up())?;
                     let head = self.head()?;
                     match head.status {
-                        StatusCode::SWITCHING_PROTOCOLS if plan.upgrade => return Ok(self),
+                        StatusCode::SWITCHING_PROTOCOLS
+                            if plan.upgrade && is_answered(session.req_header(), head) =>
+                        {
+                            return Ok(self);
+                        }
                         StatusCode::SWITCHING_PROTOCOLS => return Err(invalid()),
                         status if status.is_informational() => {
                             interim += 1;
@@ -189,7 +196,8 @@ impl Answer {
             }
         }
         let write = async {
-            if let Some(bytes) = &piece {
+            // An empty chunk is the last one: what a piece without bytes stands for is not over.
+            if let Some(bytes) = piece.as_ref().filter(|bytes| !bytes.is_empty()) {
                 upstream.http.write_body(bytes).await?;
             }
             if piece.is_none() || session.is_body_done() {
@@ -220,6 +228,13 @@ impl Answer {
         let mut head = self.head()?.clone();
         headers::to_client(&mut head, &plan.answer())?;
         respond::stamp(&mut head, session.req_header())?;
+        let expects = session.req_header().headers.contains_key(header::EXPECT);
+        let unsent = expects && !self.upload.over && self.upload.received == 0;
+        if unsent {
+            // The client may not send the body any more (RFC 9110 section 10.1.1): nobody knows what
+            // comes next.
+            session.set_keepalive(None);
+        }
         let bodyless = session.req_header().method == Method::HEAD
             || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         frame(session, &mut head, bodyless)?;
@@ -231,7 +246,10 @@ impl Answer {
                 biased;
                 piece = self.upstream.http.read_body_ref() => {
                     let Some(piece) = piece.map_err(|error| error.into_up())? else { break };
-                    write_body(session, piece, compression.as_mut()).await?;
+                    // An empty chunk would be the last one.
+                    if !piece.is_empty() {
+                        write_body(session, piece, compression.as_mut()).await?;
+                    }
                 }
                 body = session.read_body_or_idle(self.upload.over) => {
                     let body = body.map_err(|error| error.into_down())?;
@@ -245,6 +263,9 @@ impl Answer {
         if !self.upload.over {
             // The client has its answer; whoever gave it may still want the rest of the request.
             session.finish_body().await.map_err(|error| error.into_down())?;
+        }
+        if unsent && !self.upload.over {
+            return Ok(());
         }
         while !self.upload.over {
             let body = session.read_request_body().await.map_err(|error| error.into_down())?;

@@ -158,13 +158,15 @@ pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Resul
 
 /// Whether a request asks for a WebSocket (RFC 6455 §4.2.1); `None` if it asks for no upgrade.
 pub(super) fn is_websocket_upgrade(head: &RequestHeader) -> Option<bool> {
-    let upgrade = head.headers.get(header::UPGRADE)?;
+    let mut upgrades = head.headers.get_all(header::UPGRADE).iter();
+    let upgrade = upgrades.next()?;
     let connection = tokens(&head.headers, &header::CONNECTION).any(|token| token == "upgrade");
     Some(
         head.method == http::Method::GET
             && head.version == http::Version::HTTP_11
             && connection
             && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")
+            && upgrades.next().is_none()
             && head.headers.get("sec-websocket-key").is_some()
             && head.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
             && !head.headers.contains_key(header::TRANSFER_ENCODING),

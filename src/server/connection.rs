@@ -22,13 +22,14 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::stage::Stage;
-use super::{http2, plain, proxy_protocol};
+use super::{http2, plain, proxy_protocol, strict};
 use crate::config::Listen;
 use crate::error::Error;
 use crate::proxy::{Gateway, trail};
 use crate::respond;
 use crate::telemetry::access_log::Record;
 use crate::tls::{self, AcceptError, Acceptor};
+use crate::transport::chunked::Chunked;
 use crate::transport::{SocketPolicy, Transport, Wire};
 use crate::upstream::pool::{Pool, SWEEP};
 
@@ -52,6 +53,8 @@ pub(super) struct Connections {
 pub(super) struct Head {
     /// Length of head and body. None if only the session can tell: chunks, or bytes for a tunnel.
     request: Option<usize>,
+    /// A chunked body, as far as it came with the head.
+    chunks: Option<Chunked>,
 }
 
 impl Head {
@@ -156,7 +159,8 @@ impl Connections {
             let given = head.request.unwrap_or(usize::MAX).min(read.len());
             let given = read.split_to(given);
             drop(rooms);
-            let mut session = HttpSession::new(stream);
+            let Some(followed) = strict::follow(stream, head.chunks) else { return };
+            let mut session = HttpSession::new(followed);
             session.set_pipelined_prefix(given);
             if !matches!(session.read_request().await, Ok(Some(_))) {
                 return self.refuse(&mut session.into_inner(), Error::InvalidRequest).await;
@@ -287,15 +291,23 @@ fn judge(listen: &Listen, read: &[u8]) -> Result<Option<Head>, Error> {
         return Err(Error::HeadTooLarge);
     }
     let Some(length) = end else { return Ok(None) };
-    let body = body_length(&request)?;
-    Ok(Some(Head { request: body.and_then(|body| length.checked_add(body)) }))
+    strict::judge(head, &request)?;
+    let (body, chunked) = body_length(&request)?;
+    Ok(Some(Head {
+        request: body.and_then(|body| length.checked_add(body)),
+        chunks: match chunked {
+            true => Some(strict::begin(read.get(length..).unwrap_or_default())?),
+            false => None,
+        },
+    }))
 }
 
-/// Length of the body of a request (RFC 9112 section 6.3); none if only reading it can tell.
+/// Length of the body of a request (RFC 9112 section 6.3), none if only reading it can tell; and whether
+/// it comes in chunks.
 ///
 /// What two servers could frame in two ways is refused (RFC 9112 section 11.2): two lengths, a length
 /// beside chunks, an encoding that is not just chunks, two hosts.
-fn body_length(request: &httparse::Request<'_, '_>) -> Result<Option<usize>, Error> {
+fn body_length(request: &httparse::Request<'_, '_>) -> Result<(Option<usize>, bool), Error> {
     let values = |name: &'static str| {
         request.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name))
     };
@@ -324,7 +336,7 @@ fn body_length(request: &httparse::Request<'_, '_>) -> Result<Option<usize>, Err
         Some(_) => return Err(Error::InvalidRequest),
     };
     let open_ended = encoding.is_some() || values("upgrade").next().is_some();
-    Ok((!open_ended).then_some(length))
+    Ok(((!open_ended).then_some(length), encoding.is_some()))
 }
 
 fn peer(stream: &Stream) -> Option<IpAddr> {
