@@ -47,6 +47,8 @@ mod e2e;
 mod headers;
 /// Pods that answer with whatever harms.
 mod hostile_pod;
+/// HTTP/2 by its frames.
+mod http2;
 /// Bodies at their true sizes.
 mod large;
 /// Start, drain and end of the process.

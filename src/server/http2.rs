@@ -15,6 +15,8 @@ use tokio::time::{sleep, timeout};
 use super::connection::Connections;
 use crate::config::Listen;
 
+mod meter;
+
 /// Requests at a time on one connection.
 const STREAMS: u32 = 100;
 
@@ -32,6 +34,9 @@ const PREFACE: Duration = Duration::from_secs(10);
 /// Malformed requests on one connection before it is closed.
 const MALFORMED: usize = 32;
 
+/// Streams that were reset for what the client did on them, before its connection is closed.
+const ERRORS: usize = 100;
+
 /// Serves a connection to its end.
 pub(super) async fn serve(
     connections: &Arc<Connections>,
@@ -44,6 +49,7 @@ pub(super) async fn serve(
         socket_digest: stream.get_socket_digest(),
         ..Digest::default()
     });
+    let Some(stream) = meter::watch(stream) else { return };
     let Ok(Ok(mut connection)) = timeout(PREFACE, handshake(stream, Some(options(listen)))).await
     else {
         return;
@@ -81,6 +87,7 @@ fn options(listen: &Listen) -> H2Options {
     let mut options = default_h2_options();
     options.max_header_list_size(u32::try_from(listen.max_head.as_u64()).unwrap_or(u32::MAX));
     options.max_concurrent_streams(STREAMS);
+    options.max_local_error_reset_streams(Some(ERRORS));
     options.max_send_buffer_size(SEND_BUFFER);
     options.initial_window_size(STREAM_WINDOW);
     options.initial_connection_window_size(CONNECTION_WINDOW);
