@@ -1,7 +1,7 @@
 //! What the documents say is what the program does.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use deskgate::auth::mint::KeySet;
@@ -97,4 +97,48 @@ fn the_manifests_configurations_are_valid() {
             assert!(output.status.success(), "{file}, {profile}: {said}");
         }
     }
+}
+
+/// The Rust files below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_security_page_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [sources(&root.join("tests")), sources(&root.join("src"))].concat();
+    let page = document("docs/security.md");
+    let mut named = 0;
+    for name in page.split('`').skip(1).step_by(2) {
+        let word = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b))
+        };
+        let Some((module, test)) = name.rsplit_once("::") else { continue };
+        if !name.split("::").all(word) {
+            continue;
+        }
+        named += 1;
+        let place = module.replace("::", "/");
+        let there = files.iter().any(|file| {
+            let mut path = file.with_extension("");
+            if path.ends_with("tests") && path.starts_with(root.join("src")) {
+                path.pop();
+            }
+            let text = || fs::read_to_string(file).unwrap();
+            path.ends_with(&place) && text().contains(&format!("fn {test}("))
+        });
+        assert!(there, "no test {name}");
+    }
+    assert!(named > 50, "{named} tests are named");
 }
