@@ -32,6 +32,14 @@ pub mod chunked;
 /// small body leave in one packet, and nothing that a slow upstream sent is held back.
 const UNSENT: usize = 1460;
 
+/// Bytes that are copied at once. glibc copies more than that with one instruction, `rep movsb`, which
+/// on some of AMD's processors takes several times as long when the two sides are not aligned alike;
+/// and a TLS record's payload begins five bytes into its memory.
+pub const COPY: usize = 2048;
+
+/// Pieces of [`COPY`] bytes that are encrypted with one call: four records of TLS.
+const PIECES: usize = 32;
+
 /// A connection's bare stream.
 #[derive(Debug)]
 pub enum Wire {
@@ -228,7 +236,12 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Tls(tls) => {
+                let mut pieces = [IoSlice::new(&[]); PIECES];
+                let both = pieces.iter_mut().zip(buf.chunks(COPY));
+                let count = both.map(|(place, piece)| *place = IoSlice::new(piece)).count();
+                Pin::new(tls).poll_write_vectored(cx, pieces.get(..count).unwrap_or_default())
+            }
         }
     }
 

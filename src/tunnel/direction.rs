@@ -14,13 +14,14 @@ use tokio::time::Instant;
 use super::ends::End;
 use super::frames::{self, HELD, OWN, Pings, Side, Tracker};
 use super::random::SplitMix;
+use crate::transport::COPY;
 
-/// First size of a read, and the size it returns to after a pause.
+/// First size of a read, and the least.
 const SMALL: usize = 16 * 1024;
 
 /// Largest size of a read, and so, but for [`OWN`] and [`HELD`], the most that is kept for a side
-/// that stalls.
-pub(super) const LARGE: usize = 256 * 1024;
+/// that stalls. With what TLS keeps it is 256 KiB.
+pub(super) const LARGE: usize = 192 * 1024;
 
 /// Size of the buffer that is read into.
 pub(super) const BUFFER: usize = HELD + LARGE;
@@ -256,7 +257,6 @@ impl Direction {
         let (start, size) = (usize::from(self.holds), self.size as usize);
         let mut space = ReadBuf::new(buffer.get_mut(start..start + size).unwrap_or_default());
         let Poll::Ready(read) = Pin::new(&mut from.stream).poll_read(cx, &mut space) else {
-            self.size = SMALL as u32;
             return Poll::Pending;
         };
         let count = space.filled().len();
@@ -269,8 +269,11 @@ impl Direction {
             }
             (Ok(()), _) => from.spoke = true,
         }
+        // It follows what comes in one piece: a picture as large as the last one is read at once.
         if count >= size {
             self.size = (size * 4).min(LARGE) as u32;
+        } else if count < size / 4 {
+            self.size = (size / 2).max(SMALL) as u32;
         }
         self.holds = 0;
         let (held, _) = self.held.split_at(start);
@@ -301,7 +304,7 @@ impl Direction {
         }
         while !rest.is_empty() {
             let Poll::Ready(written) = poll_write(cx, to, rest) else {
-                self.kept = Kept::new(rest.to_vec());
+                self.kept = Kept::new(copied(rest));
                 return Poll::Pending;
             };
             let written = written?;
@@ -352,6 +355,12 @@ impl Direction {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+fn copied(bytes: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(bytes.len());
+    bytes.chunks(COPY).for_each(|piece| copy.extend_from_slice(piece));
+    copy
 }
 
 /// Writes once, at least one byte.

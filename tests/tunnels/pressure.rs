@@ -80,7 +80,7 @@ fn stalled_browsers_cost_little_and_delay_nobody_and_get_everything_in_the_end()
         })
         .collect();
     let each = settled(&rig).saturating_sub(before) / STALLED as u64;
-    assert!(each <= 400, "{each} KiB for each stalled browser");
+    assert!(each <= 256, "{each} KiB for each stalled browser");
     echo(&mut lively, &mut its_pod);
     let mut stalled = stalled.into_iter();
     let (mut one, its_flood) = stalled.next().unwrap();
