@@ -7,10 +7,14 @@
 mod blackhole;
 /// Sides that die, reset, or say only half a goodbye.
 mod breaks;
+/// Whatever a peer may do right or wrong, with and without a gateway between.
+mod cases;
 /// A process that ends, or hands over to another one.
 mod drain;
 /// Codes and reasons, and who is told them.
 mod ends;
+/// The cases.
+mod families;
 /// Thousands of tunnels, one after the other and at once.
 mod many;
 /// Python's and Node's WebSocket libraries at both ends.
@@ -20,3 +24,5 @@ mod pings;
 /// Sides that take nothing.
 mod pressure;
 mod rig;
+/// What the system is told about both sockets.
+mod sockets;

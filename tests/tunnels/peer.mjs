@@ -2,6 +2,7 @@
 //
 //     node peer.mjs pod HOST PORT
 //     node peer.mjs client URL SEED [SIZE]
+//     node peer.mjs echo URL COUNT
 //
 // DESKGATE_TOOLS is the folder with node_modules.
 
@@ -92,34 +93,45 @@ async function drip(socket, counting, random, count, size, pause) {
   return hash.digest('hex');
 }
 
+function serve(socket) {
+  const counting = new Counting(socket);
+  const random = numbers(7);
+  let turn = Promise.resolve();
+  const answer = async (data, binary) => {
+    const text = binary ? '' : data.subarray(0, 99).toString();
+    if (text.startsWith('drip ')) {
+      const [count, size, pause] = text.split(' ').slice(1).map(Number);
+      await send(socket, await drip(socket, counting, random, count, size, pause));
+    } else if (text === 'report') {
+      await send(socket, JSON.stringify(counting.counted()));
+    } else if (data.length > 8 << 20 || (data.length > 2 * FRAGMENT && random() < 0.5)) {
+      // What is compressed whole answers no ping meanwhile.
+      await sendPieces(socket, data, binary, FRAGMENT);
+    } else {
+      await send(socket, data, { binary });
+    }
+  };
+  socket.on('message', (data, binary) => {
+    turn = turn.then(() => answer(data, binary));
+    turn.catch((error) => console.error(error));
+  });
+  socket.on('error', (error) => console.error(error));
+}
+
 function pod(host, port) {
   const server = new WebSocketServer({ host, port: Number(port), perMessageDeflate: DEFLATE });
   server.on('listening', () => console.log('ready'));
-  server.on('connection', (socket) => {
-    const counting = new Counting(socket);
-    const random = numbers(7);
-    let turn = Promise.resolve();
-    const answer = async (data, binary) => {
-      const text = binary ? '' : data.subarray(0, 99).toString();
-      if (text.startsWith('drip ')) {
-        const [count, size, pause] = text.split(' ').slice(1).map(Number);
-        await send(socket, await drip(socket, counting, random, count, size, pause));
-      } else if (text === 'report') {
-        await send(socket, JSON.stringify(counting.counted()));
-      } else if (data.length > 8 << 20 || (data.length > 2 * FRAGMENT && random() < 0.5)) {
-        // What is compressed whole answers no ping meanwhile.
-        await sendPieces(socket, data, binary, FRAGMENT);
-      } else {
-        await send(socket, data, { binary });
-      }
-    };
-    socket.on('message', (data, binary) => {
-      turn = turn.then(() => answer(data, binary));
-      turn.catch((error) => console.error(error));
-    });
-    socket.on('error', (error) => console.error(error));
-  });
+  server.on('connection', serve);
   process.stdin.on('end', () => process.exit()).resume();
+}
+
+async function echo(url, count) {
+  for (let n = 0; n < Number(count); n += 1) {
+    const socket = new WebSocket(url, { perMessageDeflate: DEFLATE });
+    serve(socket);
+    await new Promise((over) => { socket.on('close', over); });
+  }
+  console.log('done');
 }
 
 // Messages in the order they came, also those that nobody waits for yet.
@@ -203,4 +215,4 @@ async function client(url, seed, size) {
 }
 
 const [what, ...given] = process.argv.slice(2);
-await { pod, client }[what](...given);
+await { pod, client, echo }[what](...given);

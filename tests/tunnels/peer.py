@@ -4,8 +4,10 @@
     peer.py client URL SEED [SIZE]     says one line of JSON about what it went through; with messages
                                        of every size, or of one
     peer.py hold URL [SECONDS]         silent but for answers to pings: says "open", and how it ended
+    peer.py echo URL COUNT             sends back what comes on so many connections, one after the other
     peer.py talk URL                   says "open", and sends for ever
     peer.py listen URL                 says "open", and is sent to for ever
+    peer.py sockets PID                how a process has set its TCP connections: a line of JSON for all
 
 The pod sends every message back as it came. A text `drip COUNT SIZE PAUSE` makes it send a message
 of COUNT fragments with pauses; a text `report` makes it tell what it counted. peer.mjs is the same
@@ -13,9 +15,13 @@ on Node's `ws`.
 """
 
 import asyncio
+import ctypes
 import hashlib
 import json
+import os
 import random
+import socket
+import stat
 import sys
 import time
 
@@ -30,6 +36,7 @@ from websockets.frames import Frame, Opcode
 
 FRAGMENT = 256 * 1024
 ZLIB = {"level": 1}
+TCP = ["TCP_NODELAY", "TCP_NOTSENT_LOWAT", "TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"]
 SIZES = [0, 1, 125, 126, 127, 1000, 65535, 65536, 65537, 300_000, 1 << 20, (4 << 20) + 3]
 
 
@@ -230,6 +237,13 @@ async def hold(url, seconds=None):
         print(json.dumps(report), flush=True)
 
 
+async def echo(url, count):
+    for _ in range(int(count)):
+        async with dial(url) as socket:
+            await answer(socket)
+    print("done", flush=True)
+
+
 async def talk(url):
     async with dial(url) as socket:
         print("open", flush=True)
@@ -244,5 +258,25 @@ async def listen(url):
             pass
 
 
-WHAT = {"pod": pod, "client": client, "hold": hold, "talk": talk, "listen": listen}
+async def sockets(pid):
+    pidfd_getfd = 438
+    process = os.pidfd_open(int(pid))
+    told = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        # A copy of the descriptor, not of the socket.
+        copy = ctypes.CDLL(None).syscall(pidfd_getfd, process, int(number), 0)
+        if copy < 0 or not stat.S_ISSOCK(os.fstat(copy).st_mode):
+            continue
+        with socket.socket(fileno=copy) as end:
+            try:
+                local, peer = (f"{host}:{port}" for host, port in (end.getsockname(), end.getpeername()))
+            except (OSError, ValueError):
+                continue
+            options = {name: end.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in TCP}
+            options["SO_KEEPALIVE"] = end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            told.append({"local": local, "peer": peer, **options})
+    print(json.dumps(told), flush=True)
+
+
+WHAT = {"pod": pod, "client": client, "hold": hold, "echo": echo, "talk": talk, "listen": listen, "sockets": sockets}
 asyncio.run(WHAT[sys.argv[1]](*sys.argv[2:]))

@@ -8,13 +8,13 @@ use crate::support::{Gateway, PODS, Site, pod_listeners};
 
 /// A library that speaks WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Library {
+pub(super) enum Library {
     Python,
     Node,
 }
 
 impl Library {
-    fn command(self) -> Command {
+    pub(super) fn command(self) -> Command {
         let (program, script) = match self {
             Self::Python => (tool("venv/bin/python"), "peer.py"),
             Self::Node => ("node".into(), "peer.mjs"),
@@ -25,7 +25,7 @@ impl Library {
     }
 
     /// A pod; its port was free a moment ago.
-    fn pod(self) -> (Program, u16) {
+    pub(super) fn pod(self) -> (Program, u16) {
         let (listeners, port) = pod_listeners();
         drop(listeners);
         let pod = Program::start("pod", self.command().args(["pod", PODS[0], &port.to_string()]));
@@ -34,7 +34,7 @@ impl Library {
     }
 }
 
-fn url(gateway: &Gateway) -> String {
+pub(super) fn url(gateway: &Gateway) -> String {
     format!("ws://{}{}", gateway.address(), Site::screen())
 }
 

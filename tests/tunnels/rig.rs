@@ -117,6 +117,12 @@ pub(super) fn read_frame(from: &mut impl Read) -> Option<Frame> {
 }
 
 fn try_frame(from: &mut impl Read) -> io::Result<Frame> {
+    let (first, masked, payload) = try_raw(from)?;
+    Ok(Frame { last: first & 0x80 != 0, code: first & 0x0f, masked, payload })
+}
+
+/// A frame's first byte, whether it had a mask, and its payload without.
+pub(super) fn try_raw(from: &mut impl Read) -> io::Result<(u8, bool, Vec<u8>)> {
     let mut head = [0; 2];
     from.read_exact(&mut head)?;
     let length = match head[1] & 0x7f {
@@ -140,7 +146,7 @@ fn try_frame(from: &mut impl Read) -> io::Result<Frame> {
     let mut payload = vec![0; usize::try_from(length).unwrap()];
     from.read_exact(&mut payload)?;
     unmask(mask, &mut payload);
-    Ok(Frame { last: head[0] & 0x80 != 0, code: head[0] & 0x0f, masked, payload })
+    Ok((head[0], masked, payload))
 }
 
 /// Makes the drop of a connection's last handle send an RST instead of a FIN.

@@ -1,0 +1,53 @@
+//! How the system is told to treat both sockets of a tunnel.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::peers::Library;
+use super::rig::{Program, Rig};
+
+/// What the gateway has set at its end of a connection of ours.
+fn policy(sockets: &Value, ours: &TcpStream) -> Value {
+    let is = |value: &Value, address: SocketAddr| *value == address.to_string();
+    let (here, there) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+    let mut all = sockets.as_array().unwrap().iter();
+    let socket = all.find(|socket| is(&socket["local"], there) && is(&socket["peer"], here));
+    socket.unwrap_or_else(|| panic!("the gateway has no such socket: {sockets}")).clone()
+}
+
+/// `unsent` in bytes, the others in seconds.
+fn both_sides(toml: &str, unsent: u32, user_timeout: u32, keepalive: u32) {
+    let rig = Rig::start(toml);
+    let (client, pod) = rig.open();
+    let mut look = Library::Python.command();
+    let look = Program::start("look", look.args(["sockets", &rig.gateway.pid().to_string()]));
+    let sockets = look.report(Duration::from_secs(30));
+    for stream in [client.stream(), pod.stream.get_ref()] {
+        let mut policy = policy(&sockets, stream);
+        let policy = policy.as_object_mut().unwrap();
+        policy.retain(|name, _| name.contains('_'));
+        let want = json!({
+            "TCP_NODELAY": 1,
+            "TCP_NOTSENT_LOWAT": unsent,
+            "TCP_USER_TIMEOUT": user_timeout * 1000,
+            "SO_KEEPALIVE": 1,
+            "TCP_KEEPIDLE": keepalive,
+            "TCP_KEEPINTVL": keepalive / 2,
+            "TCP_KEEPCNT": 3,
+        });
+        assert_eq!(Value::Object(policy.clone()), want);
+    }
+}
+
+#[test]
+fn small_writes_go_at_once_little_waits_unsent_and_the_dead_are_noticed() {
+    both_sides("", 128 * 1024, 30, 30);
+}
+
+#[test]
+fn the_configuration_says_how() {
+    let keys = "unsent = \"64KiB\"\nuser_timeout = \"12s\"\nkeepalive = \"20s\"";
+    both_sides(&format!("[tunnel]\n{keys}\n"), 64 * 1024, 12, 20);
+}
