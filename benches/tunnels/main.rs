@@ -85,9 +85,10 @@ struct Arguments {
     /// Rounds, in place of the usual number
     #[arg(long)]
     rounds: Option<usize>,
-    /// In place of the loads: hold so many idle tunnels, or as many as there can be
-    #[arg(long, value_name = "TUNNELS")]
-    hold: Option<usize>,
+    /// In place of the loads: hold so many idle tunnels, or as many as there can be; several numbers
+    /// tell how it grows
+    #[arg(long, value_name = "TUNNELS", value_delimiter = ',')]
+    hold: Vec<usize>,
     /// File for all figures
     #[arg(long, default_value = "target/tunnels.json")]
     json: PathBuf,
@@ -136,7 +137,7 @@ async fn run(arguments: &Arguments) -> Outcome<()> {
     let workers = arguments.workers.unwrap_or(available_parallelism()?.get());
     let versions = candidates.iter().map(|candidate| candidate.version());
     let versions = versions.collect::<Outcome<Vec<_>>>()?;
-    let tunnels = arguments.hold.unwrap_or(sizes.idle);
+    let tunnels = arguments.hold.iter().copied().max().unwrap_or(sizes.idle);
     let descriptors = process::raise_descriptors(2 * tunnels + SPARE)?;
 
     let start = Instant::now();
@@ -150,8 +151,8 @@ async fn run(arguments: &Arguments) -> Outcome<()> {
     for wire in wires {
         let bench = Bench { stand: &stand, sizes, tls: wire == Wire::Tls };
         let ready = bench.ready(&candidates, &mut report).await;
-        if let Some(asked) = arguments.hold {
-            bench.hold(asked, &ready, &mut report).await;
+        if !arguments.hold.is_empty() {
+            bench.hold(&arguments.hold, &ready, &mut report).await;
             continue;
         }
         for load in loads(&or_all(&arguments.only, Kind::value_variants())) {
@@ -271,22 +272,29 @@ impl Bench<'_> {
         measured.await.map_err(|_| format!("not done within {LOAD_WITHIN:?}"))?
     }
 
-    async fn hold(&self, asked: usize, candidates: &[Candidate], report: &mut Report) {
+    async fn hold(&self, counts: &[usize], candidates: &[Candidate], report: &mut Report) {
         for candidate in candidates {
-            let name = format!("hold {asked}, {}", self.wire());
-            let what = format!("{name}: {}", candidate.name());
-            eprintln!("{what}");
-            let held = async {
-                let proxy = self.stand.start(*candidate, self.tls).await?;
-                let held = timeout(HOLD_WITHIN, idle::hold(&proxy, self.stand, asked)).await;
-                Outcome::Ok(held.map_err(|_| format!("not done within {HOLD_WITHIN:?}"))?)
-            };
-            match held.await {
-                Ok((samples, note)) => {
-                    report.add(&name, candidate.name(), &samples);
-                    report.notes.push(format!("{what}: {note}"));
+            let what = format!("hold, {}: {}", self.wire(), candidate.name());
+            let mut taken = Vec::new();
+            for asked in counts {
+                eprintln!("{what}: {asked}");
+                let held = async {
+                    let proxy = self.stand.start(*candidate, self.tls).await?;
+                    let held = timeout(HOLD_WITHIN, idle::hold(&proxy, self.stand, *asked)).await;
+                    Outcome::Ok(held.map_err(|_| format!("not done within {HOLD_WITHIN:?}"))?)
+                };
+                match held.await {
+                    Ok((samples, note, took)) => {
+                        let name = format!("hold {asked}, {}", self.wire());
+                        report.add(&name, candidate.name(), &samples);
+                        report.notes.push(format!("{what}: {note}"));
+                        taken.push(took);
+                    }
+                    Err(error) => report.fail(format!("{what}: {asked}: {error}")),
                 }
-                Err(error) => report.fail(format!("{what}: {error}")),
+            }
+            if taken.len() > 1 {
+                report.notes.push(format!("{what}: {}", idle::fit(&taken)));
             }
         }
     }

@@ -19,6 +19,8 @@ const MAX_HEAD: usize = 8 * 1024;
 pub(crate) enum Kind {
     Text = 1,
     Binary = 2,
+    /// No WebSocket: a reserved opcode.
+    Garbage = 3,
     Ping = 9,
     Pong = 10,
 }
@@ -90,6 +92,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         let kind = match first {
             0x81 => Kind::Text,
             0x82 => Kind::Binary,
+            0x83 => Kind::Garbage,
             0x89 => Kind::Ping,
             0x8a => Kind::Pong,
             _ => return Err(format!("an unexpected frame: {first:#x}").into()),
@@ -149,6 +152,11 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 
     pub(crate) async fn binary(&mut self, payload: &[u8]) -> Outcome<()> {
         self.send(Kind::Binary, payload).await
+    }
+
+    /// After this nobody between the two ends follows frames.
+    pub(crate) async fn garbage(&mut self) -> Outcome<()> {
+        self.send(Kind::Garbage, b"").await
     }
 
     /// Answers a ping.

@@ -37,6 +37,8 @@ pub(crate) enum Candidate {
     Haproxy,
     /// deskgate, which verifies a token for each tunnel
     Deskgate,
+    /// deskgate with streams that are no WebSocket, whose frames it does not follow; only if named
+    DeskgateBlind,
 }
 
 impl Candidate {
@@ -48,6 +50,7 @@ impl Candidate {
             Self::Nginx64k => "nginx-64k",
             Self::Haproxy => "haproxy",
             Self::Deskgate => "deskgate",
+            Self::DeskgateBlind => "deskgate-blind",
         }
     }
 
@@ -56,13 +59,14 @@ impl Candidate {
         match self {
             Self::Nginx | Self::Nginx64k => peers::find("nginx", "nginx-light"),
             Self::Haproxy => peers::find("haproxy", "haproxy"),
-            Self::Deskgate => peers::deskgate(),
+            Self::Deskgate | Self::DeskgateBlind => peers::deskgate(),
         }
     }
 
     /// What it calls itself.
     pub(crate) fn version(self) -> Outcome<String> {
-        let flag = if self == Self::Deskgate { "--version" } else { "-v" };
+        let deskgate = matches!(self, Self::Deskgate | Self::DeskgateBlind);
+        let flag = if deskgate { "--version" } else { "-v" };
         peers::version(&self.program()?, flag)
     }
 }
@@ -108,10 +112,10 @@ impl Stand {
         let arguments = match candidate {
             Candidate::Nginx | Candidate::Nginx64k => vec!["-e", "stderr", "-c", config],
             Candidate::Haproxy => vec!["-db", "-f", config],
-            Candidate::Deskgate => vec!["run", "--config", config],
+            Candidate::Deskgate | Candidate::DeskgateBlind => vec!["run", "--config", config],
         };
         let paths: Arc<[String]> = match candidate {
-            Candidate::Deskgate => self.paths(&program)?.into(),
+            Candidate::Deskgate | Candidate::DeskgateBlind => self.paths(&program)?.into(),
             Candidate::Nginx | Candidate::Nginx64k | Candidate::Haproxy => {
                 ["/websockify".to_owned()].into()
             }
@@ -122,6 +126,7 @@ impl Stand {
             addresses: (0..self.pods).map(|index| (gate(index), port).into()).collect(),
             tls: tls.then(|| self.connector.clone()),
             paths,
+            garbage: candidate == Candidate::DeskgateBlind,
         };
         let deadline = Instant::now() + START_WITHIN;
         while let Err(error) = tunnel::open_all(&door, 1).await {
@@ -140,7 +145,7 @@ impl Stand {
         let template = match candidate {
             Candidate::Nginx | Candidate::Nginx64k => include_str!("nginx.conf"),
             Candidate::Haproxy => include_str!("haproxy.cfg"),
-            Candidate::Deskgate => include_str!("deskgate.toml"),
+            Candidate::Deskgate | Candidate::DeskgateBlind => include_str!("deskgate.toml"),
         };
         let mut lines = String::new();
         for line in keep(template, &[("{tls}", https.is_some())]).lines() {

@@ -40,6 +40,8 @@ pub(crate) struct Door {
     pub(crate) tls: Option<TlsConnector>,
     /// Paths to ask for, in turn.
     pub(crate) paths: Arc<[String]>,
+    /// Both sides begin with something that is no WebSocket.
+    pub(crate) garbage: bool,
 }
 
 /// An open tunnel.
@@ -53,6 +55,10 @@ impl Tunnel {
     async fn open(door: Door, index: usize) -> Outcome<Self> {
         let wire = TcpStream::connect(door.addresses[index % door.addresses.len()]).await?;
         let mut tunnel = Self::shake_hands(wire, &door, index).await?;
+        if door.garbage {
+            tunnel.to.garbage().await?;
+            tunnel.from.next().await?;
+        }
         tunnel.echo(&[0x5a; INPUT]).await?;
         Ok(tunnel)
     }
@@ -100,7 +106,7 @@ impl Tunnel {
             match message.kind {
                 Kind::Ping => self.to.pong(&message.payload).await?,
                 Kind::Pong => {}
-                Kind::Text | Kind::Binary => return Ok(message),
+                Kind::Text | Kind::Binary | Kind::Garbage => return Ok(message),
             }
         }
     }

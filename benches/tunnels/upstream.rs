@@ -153,6 +153,7 @@ async fn serve(stream: TcpStream) -> Outcome<()> {
             Kind::Binary => to.binary(&message.payload).await?,
             Kind::Ping => to.pong(&message.payload).await?,
             Kind::Pong => {}
+            Kind::Garbage => to.garbage().await?,
             Kind::Text => {
                 let order = std::str::from_utf8(&message.payload)?.parse()?;
                 obey(order, &mut from, &mut to).await?;
