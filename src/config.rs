@@ -16,11 +16,13 @@ use serde::{Deserialize, Serialize};
 mod decode;
 pub mod env;
 mod layers;
+mod limits;
 mod lint;
 mod origin;
 mod ports;
 mod rows;
 
+pub use limits::{Admission, Origins, Overload, Rate};
 pub use lint::warnings;
 pub use origin::{Fault, Layered, Origin};
 pub use ports::PortRange;
@@ -92,6 +94,12 @@ pub struct Config {
     pub dns: Dns,
     /// Sockets of tunnels.
     pub tunnel: Sockets,
+    /// How much is taken on.
+    pub limits: Admission,
+    /// What is given up as memory runs out.
+    pub overload: Overload,
+    /// Which pages may open tunnels.
+    pub origins: Origins,
     /// The operators' interface.
     pub admin: Admin,
     /// Named header sets, which rows choose from.

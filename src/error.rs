@@ -7,6 +7,8 @@ use std::io;
 
 use pingora::{Error as PingoraError, ErrorType};
 
+use crate::admission::Refusal;
+use crate::admission::origin::Foreign;
 use crate::auth;
 use crate::files;
 use crate::route::InvalidPath;
@@ -18,12 +20,18 @@ pub enum Error {
     /// The token was refused.
     #[error("token refused: {}", .0.reason())]
     Auth(#[from] auth::Error),
+    /// The body comes more slowly than is waited for.
+    #[error("request body too slow")]
+    BodyTooSlow,
     /// The request's body is larger than its route allows.
     #[error("request body over the route's limit")]
     BodyTooLarge,
     /// Too many tokens are being opened.
     #[error("too many tokens at once")]
     Busy,
+    /// An upgrade of a page that may not open a tunnel.
+    #[error("upgrade of a foreign page")]
+    Foreign(Foreign),
     /// The process is about to end and opens no tunnel any more.
     #[error("draining")]
     Draining,
@@ -48,6 +56,9 @@ pub enum Error {
     /// A WebSocket upgrade that is malformed.
     #[error("not a valid WebSocket upgrade")]
     InvalidUpgrade,
+    /// A limit was passed.
+    #[error("over the limit of {}", .0.limit.reason())]
+    Limited(Refusal),
     /// The address takes only GET and HEAD.
     #[error("method not allowed")]
     MethodNotAllowed,
@@ -88,6 +99,18 @@ impl From<files::Error> for Error {
     }
 }
 
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Limited(refusal)
+    }
+}
+
+impl From<Foreign> for Error {
+    fn from(foreign: Foreign) -> Self {
+        Self::Foreign(foreign)
+    }
+}
+
 impl From<Error> for Box<PingoraError> {
     fn from(error: Error) -> Self {
         PingoraError::because(ErrorType::Custom("deskgate"), "", error)
@@ -96,11 +119,13 @@ impl From<Error> for Box<PingoraError> {
 
 impl Error {
     /// The reasons that are this room's own, for metrics.
-    pub const OWN_REASONS: [&'static str; 21] = [
+    pub const OWN_REASONS: [&'static str; 24] = [
         "bad_request",
         "body_too_large",
+        "body_too_slow",
         "busy",
         "client_gone",
+        "cross_origin",
         "draining",
         "file_forbidden",
         "file_unreadable",
@@ -113,6 +138,7 @@ impl Error {
         "method_not_allowed",
         "method_refused",
         "no_file",
+        "no_origin",
         "no_route",
         "port_refused",
         "post_only",
@@ -127,14 +153,18 @@ impl Error {
             Self::Auth(error) => error.reason(),
             Self::BodyTooLarge => "body_too_large",
             Self::Busy => "busy",
+            Self::BodyTooSlow => "body_too_slow",
             Self::Draining => "draining",
             Self::FileForbidden => "file_forbidden",
             Self::FileUnreadable => "file_unreadable",
+            Self::Foreign(Foreign::CrossOrigin) => "cross_origin",
+            Self::Foreign(Foreign::NoOrigin) => "no_origin",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::InvalidPath(_) => "invalid_path",
             Self::InvalidRequest => "invalid_request",
             Self::InvalidUpgrade => "invalid_upgrade",
+            Self::Limited(refusal) => refusal.limit.reason(),
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoFile => "no_file",
             Self::NoRoute => "no_route",

@@ -20,6 +20,7 @@
 #![deny(missing_docs)]
 
 pub mod admin;
+pub mod admission;
 pub mod auth;
 pub mod config;
 #[cfg(feature = "demo")]

@@ -16,6 +16,8 @@ use pingora::protocols::http::server::ReusableHttpStream;
 use pingora::{Error as PingoraError, Result};
 use tokio::time::timeout;
 
+use crate::admission::pressure::Level;
+use crate::admission::{Admission, TunnelSeat};
 use crate::auth::revoked::Revoked;
 use crate::auth::token::{locate, without_token};
 use crate::auth::{self, Authenticator, Desktop};
@@ -41,12 +43,14 @@ mod context;
 mod exchange;
 mod headers;
 mod location;
+mod page;
 mod record;
 pub(crate) mod redirect;
 mod renew;
 #[doc(hidden)]
 pub mod seam;
 mod static_files;
+mod tarpit;
 pub(crate) mod trail;
 
 pub use cold::Cold;
@@ -68,6 +72,8 @@ pub struct Rooms {
     pub upstreams: Arc<Upstreams>,
     /// Folders of files, by the name of the row that serves them.
     pub roots: BTreeMap<String, Root>,
+    /// What is taken on.
+    pub admission: Arc<Admission>,
     /// Settings of the client's side.
     pub listen: Listen,
     /// How the sockets of tunnels are set.
@@ -152,12 +158,15 @@ impl Rooms {
             return Err(Error::InvalidRequest);
         }
         let (path, query) = path_and_query(head)?;
-        let found = self.table.find(&path).ok_or(Error::NoRoute)?;
+        let found = self.table.find(&path);
+        self.count(found.as_ref(), &client)?;
+        let found = found.ok_or(Error::NoRoute)?;
         ctx.route = Some(Arc::clone(found.route));
         if let Some(record) = &mut ctx.record {
             record.route.clone_from(&found.route.row.name);
         }
-        let desktop = self.authenticate(&found, head, query, ctx).await?;
+        let desktop = self.authenticate(&found, head, query, ctx).await;
+        let desktop = tarpit::judge(&self.admission, client.address, desktop).await?;
         let port = match &found.route.backend {
             Destination::Files(_) | Destination::Renew | Destination::Text(_) => 0,
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
@@ -219,6 +228,30 @@ impl Rooms {
         Ok(Some(desktop))
     }
 
+    /// Counts a request under its client's address. A fixed text, such as a health check's, is never
+    /// too much.
+    fn count(&self, found: Option<&Found<'_, '_>>, client: &Client) -> Result<(), Error> {
+        if found.is_some_and(|found| found.route.is_text()) {
+            return Ok(());
+        }
+        Ok(self.admission.request(client.address, clock::now().mono)?)
+    }
+
+    /// Whether a tunnel may be opened now, for the page that asks for one.
+    fn may_open(&self, head: &RequestHeader, plan: &Plan) -> Result<(), Error> {
+        if plan.desktop.is_some() {
+            page::judge(head, self.admission.origins())?;
+        }
+        Ok(self.admission.tunnels()?)
+    }
+
+    /// A place for the tunnel that a request asks for, if it does.
+    fn seat(&self, plan: &Plan, pod: &Pod) -> Result<TunnelSeat, Error> {
+        let desktop = plan.desktop.as_ref().filter(|_| plan.upgrade);
+        let token = desktop.map(|desktop| desktop.fingerprint);
+        Ok(self.admission.tunnel(token, &pod.label, clock::now().mono)?)
+    }
+
     /// What is behind a plan's route.
     async fn find(&self, plan: &Plan, way: &Way<'_>) -> Result<Pod, Error> {
         let found = match (&plan.route.backend, &plan.desktop) {
@@ -251,7 +284,7 @@ impl Gateway {
     /// Serves one request. Returns the connection if another request may follow on it.
     pub async fn serve(&self, mut session: Session, pool: &Pool) -> Option<ReusableHttpStream> {
         let rooms = self.rooms();
-        self.prepare(&mut session, &rooms.listen);
+        self.prepare(&mut session, &rooms);
         let client = Client::new(&session, &rooms.listen.trusted_proxies);
         let trail = trail::settle(session.req_header_mut(), client.trusted);
         let record = record::open(&session, client.address, &trail, &self.in_flight);
@@ -283,11 +316,14 @@ impl Gateway {
     }
 
     /// Sets how long each side of a session may take.
-    fn prepare(&self, session: &mut Session, listen: &Listen) {
+    fn prepare(&self, session: &mut Session, rooms: &Rooms) {
+        let listen = &rooms.listen;
         // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close.
         if session.get_keepalive().is_some() {
             let keepalive = listen.keepalive.as_secs().max(1);
-            session.set_keepalive((!self.in_flight.is_leaving()).then_some(keepalive));
+            let spare = rooms.admission.pressure() < Level::NoKeepalive;
+            let kept = spare && !self.in_flight.is_leaving();
+            session.set_keepalive(kept.then_some(keepalive));
         }
         session.set_pipelining_enabled(true);
         session.set_read_timeout(Some(listen.read_timeout));
@@ -324,6 +360,9 @@ impl Gateway {
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
                 if plan.upgrade && self.in_flight.is_draining() {
                     return Err(Error::Draining.into());
+                }
+                if plan.upgrade {
+                    way.rooms.may_open(session.req_header(), &plan)?;
                 }
                 if plan.upgrade {
                     // What the client sent after its request is nobody's HTTP.
@@ -373,6 +412,7 @@ impl Gateway {
             timeouts: &plan.route.row.timeouts,
             ping: settings.ping,
             sockets: rooms.sockets,
+            seat: answer.seat,
             record,
         };
         let id = tunnel::start(session, answer.upstream.http, &head, opening).await?;

@@ -21,8 +21,8 @@ const WRITE: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// Seconds after which a client should try again that met a 502, 503 or 504: what is behind is away.
-const RETRY_AFTER: &str = "2";
+/// Seconds after which a client should try again that met a 502, 503 or 504, where nothing better is known.
+const RETRY_AFTER: u32 = 2;
 
 /// What `Allow` says where the address was not looked at yet.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -64,10 +64,12 @@ pub struct Problem {
     pub error: &'static str,
     /// A sentence for the user; never an internal detail.
     pub message: &'static str,
+    /// Seconds after which the client should try again; 0 for an answer that stays as it is.
+    pub after: u32,
 }
 
 const fn problem(status: StatusCode, reason: &'static str, message: &'static str) -> Problem {
-    Problem { status, reason, error: reason, message }
+    Problem { status, reason, error: reason, message, after: 0 }
 }
 
 /// The problem behind an error of the proxy, or nothing if nobody is left to answer.
@@ -93,13 +95,18 @@ fn of(error: Error) -> Problem {
         Error::Busy => {
             (StatusCode::SERVICE_UNAVAILABLE, "This server is busy. Please try again in a moment.")
         }
+        Error::BodyTooSlow | Error::HeadTimeout => {
+            (StatusCode::REQUEST_TIMEOUT, "The request took too long.")
+        }
         Error::Draining => (
             StatusCode::SERVICE_UNAVAILABLE,
             "This server is being replaced. Please try again in a moment.",
         ),
         Error::FileForbidden => (StatusCode::FORBIDDEN, "This file may not be read."),
         Error::FileUnreadable => (StatusCode::INTERNAL_SERVER_ERROR, "This file cannot be read."),
-        Error::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, "The request took too long."),
+        Error::Foreign(_) => {
+            (StatusCode::FORBIDDEN, "This page may not connect to a desktop of this server.")
+        }
         Error::HeadTooLarge => (
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "The headers of the request are too large.",
@@ -109,6 +116,12 @@ fn of(error: Error) -> Problem {
         Error::InvalidPath(_) => (StatusCode::BAD_REQUEST, "The address is not valid."),
         Error::InvalidUpgrade => {
             (StatusCode::BAD_REQUEST, "This is not a valid WebSocket request.")
+        }
+        Error::Limited(refusal) if refusal.limit.is_of_the_server() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "This server is busy. Please try again in a moment.")
+        }
+        Error::Limited(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, "That is too much at once. Please try again later.")
         }
         Error::MethodNotAllowed => {
             (StatusCode::METHOD_NOT_ALLOWED, "This address can only be read.")
@@ -121,8 +134,15 @@ fn of(error: Error) -> Problem {
         Error::PortRefused => (StatusCode::FORBIDDEN, "This port of the desktop is not open."),
         Error::Upstream(upstream) => of_upstream(upstream),
     };
-    let error = if status == StatusCode::UNAUTHORIZED { "unauthorized" } else { reason };
-    Problem { status, reason, error, message }
+    let word = if status == StatusCode::UNAUTHORIZED { "unauthorized" } else { reason };
+    let after = if let Error::Limited(refusal) = error {
+        refusal.after
+    } else if matches!(status.as_u16(), 502..=504) {
+        RETRY_AFTER
+    } else {
+        0
+    };
+    Problem { status, reason, error: word, message, after }
 }
 
 fn of_upstream(error: upstream::Error) -> (StatusCode, &'static str) {
@@ -165,6 +185,7 @@ pub fn close_of(problem: &Problem) -> (u16, String) {
         (_, "desktop_ending") => 4404,
         (429, _) => 4429,
         (_, "draining") => 1012,
+        (_, "overload_tunnels" | "overload_requests") => 1013,
         _ => 1011, // RFC 6455 section 7.4.1: what was asked for cannot be fulfilled.
     };
     (code, serde_json::json!({ "reason": problem.error }).to_string())
@@ -243,8 +264,8 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         };
         head.insert_header(header::ALLOW, allowed)?;
     }
-    if matches!(problem.status.as_u16(), 502..=504) {
-        head.insert_header(header::RETRY_AFTER, RETRY_AFTER)?;
+    if problem.after > 0 {
+        head.insert_header(header::RETRY_AFTER, problem.after.to_string())?;
     }
     write_whole(session, head, body.into()).await?;
     if unread {
@@ -279,8 +300,12 @@ pub fn raw(error: Error, id: &str) -> (u16, Bytes) {
     let body = json(&problem);
     let not_allowed = problem.status == StatusCode::METHOD_NOT_ALLOWED;
     let allow = if not_allowed { format!("Allow: {METHODS}\r\n") } else { String::new() };
+    let again = match problem.after {
+        0 => String::new(),
+        after => format!("Retry-After: {after}\r\n"),
+    };
     let text = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{allow}\
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{allow}{again}\
          Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
          X-Frame-Options: SAMEORIGIN\r\nReferrer-Policy: no-referrer\r\nX-Request-Id: {id}\r\nConnection: close\r\n\r\n{body}",
         problem.status.as_u16(),
@@ -384,8 +409,12 @@ fn page(problem: &Problem) -> String {
     let status = problem.status.as_u16();
     let title = problem.status.canonical_reason().unwrap_or("Error");
     let message = problem.message;
-    let waits = problem.status == StatusCode::SERVICE_UNAVAILABLE;
-    let again = if waits { "<meta http-equiv=\"refresh\" content=\"2\">" } else { "" };
+    let again = match problem.status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            format!("<meta http-equiv=\"refresh\" content=\"{}\">", problem.after)
+        }
+        _ => String::new(),
+    };
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\">{again}<title>{status} {title}</title>\

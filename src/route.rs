@@ -177,6 +177,12 @@ impl Route {
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Renew
         )
     }
+
+    /// Whether the answer is a fixed text, such as a health check's.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        matches!(self.backend, Destination::Text(_))
+    }
 }
 
 impl Found<'_, '_> {

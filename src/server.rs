@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::{self, Token};
+use crate::admission::Limit;
 use crate::auth;
 use crate::config::{Admin, Config, Layered};
 use crate::error::Error;
@@ -35,12 +36,14 @@ mod certificates;
 mod collector;
 mod connection;
 mod control;
+mod descriptors;
 pub(crate) mod discovery;
 mod handover;
 mod http2;
 mod lifecycle;
 mod listeners;
 mod plain;
+mod pressure;
 mod proxy_protocol;
 mod reload;
 mod stage;
@@ -103,6 +106,7 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         0 => thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    descriptors::raise(config.limits.connections);
     let Built { rooms, tls } = built;
     let tls = acceptors(tls)?;
     let taken = match &config.server.handover {
@@ -201,6 +205,7 @@ impl Process<'_> {
         if let Some(tls) = &tls {
             tokio::spawn(certificates::watch(tls.clone()));
         }
+        tokio::spawn(pressure::watch(gateway.clone()));
         tokio::spawn(admin::sample(gateway.in_flight.metrics().clone()));
         if !config.log.tunnels.is_zero() {
             tokio::spawn(tunnel::report(gateway.tunnels.clone(), config.log.tunnels));
@@ -249,6 +254,7 @@ fn name_counters(metrics: &Metrics, rooms: &Rooms) {
     metrics.add_reasons(Kind::Upstream, upstream::Error::ALL.iter().map(upstream::Error::reason));
     metrics.add_reasons(Kind::End, End::ALL.iter().map(|end| end.reason()));
     metrics.add_reasons(Kind::Failure, Error::OWN_REASONS);
+    metrics.add_reasons(Kind::Failure, Limit::ALL.map(Limit::reason));
 }
 
 /// The sockets of the operators' interface; another process that hands over still has its own.

@@ -26,6 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::admission::Seat;
+
 pub mod chunked;
 
 /// Most bytes that wait for a flush, or until somebody waits for what the other side says: a head and a
@@ -74,6 +76,8 @@ pub struct Transport {
     tls: Option<Arc<SslDigest>>,
     /// Written, and not yet given to the system.
     unsent: BytesMut,
+    /// What a client's connection is counted by.
+    seat: Option<Seat>,
 }
 
 impl Transport {
@@ -85,7 +89,7 @@ impl Transport {
         let _unset = socket.peer_addr.set(Some(PeerAddr::Inet(peer)));
         let tls = wire.tls().map(|tls| Arc::new(digest(tls)));
         let unsent = BytesMut::new();
-        Self { wire, inspector: None, socket: Arc::new(socket), tls, unsent }
+        Self { wire, inspector: None, socket: Arc::new(socket), tls, unsent, seat: None }
     }
 
     /// Has everything that is read from now on looked at.
@@ -104,11 +108,17 @@ impl Transport {
         self
     }
 
-    /// The bare stream. Everything written before must have been flushed.
+    /// The same connection, counted as long as it lasts.
     #[must_use]
-    pub fn into_wire(self) -> Wire {
+    pub fn counted(self, seat: Seat) -> Self {
+        Self { seat: Some(seat), ..self }
+    }
+
+    /// The bare stream, and what it is counted by. Everything written before must have been flushed.
+    #[must_use]
+    pub fn into_wire(self) -> (Wire, Option<Seat>) {
         debug_assert!(self.unsent.is_empty(), "bytes would be lost");
-        self.wire
+        (self.wire, self.seat)
     }
 
     /// Whether neither bytes nor an end has come that nobody has read. Asks the system only if it has

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
+use crate::admission::{Seat, TunnelSeat};
 use crate::config::Timeouts;
 use crate::telemetry::access_log::Record;
 use crate::transport::{SocketPolicy, Transport, Wire};
@@ -52,6 +53,8 @@ pub struct Opening<'a> {
     pub ping: Duration,
     /// How both its sockets are set.
     pub sockets: SocketPolicy,
+    /// What it is counted by.
+    pub seat: TunnelSeat,
     /// Its access log line.
     pub record: Record,
 }
@@ -69,7 +72,7 @@ pub async fn start(
     opening: Opening<'_>,
 ) -> Result<u64> {
     let to_client = glued(&mut pod).await;
-    let pod = wire_of(pod.into_inner())?;
+    let (pod, _) = wire_of(pod.into_inner())?;
     let (mut client, to_pod) = detach(session).await?;
     // Whoever has an answer has a tunnel, that can be renewed and told to end.
     let tunnel = opening.registry.open(opening.info);
@@ -77,7 +80,8 @@ pub async fn start(
         tunnel.ended(ends::End::ClientLost);
         return Err(error);
     }
-    let client = wire_of(client)?;
+    let (client, connection) = wire_of(client)?;
+    let seats = (connection, opening.seat);
     opening.sockets.apply(client.tcp());
     opening.sockets.apply(pod.tcp());
     let ping = Some(opening.ping).filter(|ping| !ping.is_zero());
@@ -86,7 +90,10 @@ pub async fn start(
     let record = Box::new(opening.record);
     let id = announce(&tunnel, &record);
     let relay = relay(client, pod, early, tunnel, limits);
-    tokio::spawn(async move { finish(*record, id, relay.await) });
+    tokio::spawn(async move {
+        finish(*record, id, relay.await);
+        drop(seats);
+    });
     Ok(id)
 }
 
@@ -96,6 +103,11 @@ fn announce(tunnel: &Tunnel, record: &Record) -> u64 {
     let token = record.token.map(|token| token.to_string()).unwrap_or_default();
     info!(target: "tunnel", id, request_id = record.id, route = record.route, token, "tunnel opened");
     id
+}
+
+/// Lets every tunnel read in small pieces from now on, or as large as it can: for want of memory.
+pub fn read_small(small: bool) {
+    direction::read_small(small);
 }
 
 /// Tells of every open tunnel, again and again.
@@ -205,7 +217,7 @@ async fn detach(mut session: Session) -> Result<(Stream, Bytes)> {
 }
 
 /// The bare stream of a connection: every connection here is a [`Transport`].
-fn wire_of(stream: Stream) -> Result<Wire> {
+fn wire_of(stream: Stream) -> Result<(Wire, Option<Seat>)> {
     let transport = stream.into_any().downcast::<Transport>();
     transport.map(|transport| transport.into_wire()).map_err(|_| gone())
 }

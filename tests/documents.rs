@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use deskgate::admission::Limit;
 use deskgate::auth::mint::KeySet;
 use deskgate::config::env::OVERRIDES;
 use deskgate::error::Error;
@@ -57,6 +58,7 @@ fn every_field_and_reason_of_the_access_log_is_described() {
     names.extend(auth::Error::REASONS.map(ToOwned::to_owned));
     names.extend(upstream::Error::ALL.iter().map(|error| error.reason().to_owned()));
     names.extend(Error::OWN_REASONS.map(ToOwned::to_owned));
+    names.extend(Limit::ALL.map(|limit| limit.reason().to_owned()));
     for name in names {
         assert!(page.contains(&format!("`{name}`")), "docs/logs.md does not say what {name} is");
     }

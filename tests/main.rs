@@ -53,6 +53,8 @@ mod http2;
 mod large;
 /// Start, drain and end of the process.
 mod lifecycle;
+/// What is taken on, and how the rest is refused.
+mod limits;
 /// Access log lines, and that no token is in them or anywhere else.
 mod logs;
 /// The operators' interface against its own description.

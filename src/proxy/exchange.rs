@@ -1,5 +1,7 @@
 //! A request to an upstream and its response back: both bodies stream, each at the pace of its reader.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -11,6 +13,8 @@ use tokio::time::timeout;
 use super::compression;
 use super::context::{Plan, Way};
 use super::headers;
+use crate::admission::TunnelSeat;
+use crate::admission::pace::Pace;
 use crate::error::Error;
 use crate::respond;
 use crate::tunnel::handshake::is_answered;
@@ -28,6 +32,8 @@ const MAX_TRIES: usize = 3;
 struct Upload {
     /// Bytes of it so far.
     received: u64,
+    /// How fast they come.
+    pace: Pace,
     /// Whether all of it was passed on, or can no longer be.
     over: bool,
     /// Whether the upstream stopped taking it.
@@ -39,6 +45,8 @@ pub(super) struct Answer {
     pub(super) upstream: Connection,
     /// What it was found as.
     pub(super) found: Found,
+    /// What its tunnel is counted by, if it is to be one.
+    pub(super) seat: TunnelSeat,
     upload: Upload,
 }
 
@@ -49,11 +57,14 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
     if repeatable && !session.is_body_empty() {
         session.enable_retry_buffering();
     }
+    let rate = way.rooms.admission.body_rate();
+    let pace = Pace::new(Instant::now(), way.rooms.listen.read_timeout, rate);
     let mut tries = 1;
     loop {
         let head = request_head(session, plan)?;
         // Each time anew: whose address it is may have changed.
         let found = way.rooms.find(plan, way).await?;
+        let seat = way.rooms.seat(plan, &found)?;
         let pool = (tries < MAX_TRIES && !plan.upgrade).then_some(way.pool);
         let timeouts = &plan.route.row.timeouts;
         let upstream = Connection::open(&found, &head.method, timeouts, pool).await;
@@ -61,8 +72,8 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
         let reused = upstream.reused;
         let replay = (tries > 1).then(|| session.get_retry_buffer()).flatten();
         let over = session.is_body_empty();
-        let upload = Upload { received: 0, over, broken: false };
-        let answer = Answer { upstream, found, upload };
+        let upload = Upload { received: 0, pace, over, broken: false };
+        let answer = Answer { upstream, found, seat, upload };
         match answer.ask(session, plan, head, replay).await {
             Err(error)
                 if reused
@@ -193,6 +204,9 @@ impl Answer {
             upload.received += bytes.len() as u64;
             if upload.received > plan.route.row.limits.body.as_u64() {
                 return Err(Error::BodyTooLarge.into());
+            }
+            if !upload.pace.keeps(bytes.len() as u64, Instant::now()) {
+                return Err(Error::BodyTooSlow.into());
             }
         }
         let write = async {

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::acceptors::Secure;
+use crate::admission::Admission;
 use crate::auth::{
     Authenticator, CacheLimits, KeyError, KeyFile, PayloadKeys, SigningKeys, TargetPolicy,
 };
@@ -136,20 +137,24 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
     };
     let roots = table.as_ref().map(|table| roots(table, layered, &mut faults));
     let tls = tls(layered, keys, &mut faults);
+    let admission = admission(layered, old, &mut faults);
     if config.listen.http.is_empty() && config.listen.https.is_empty() {
         faults.push(layered.fault("listen", "names no address"));
     }
     if let Some((key, why)) = config.tracing.fault() {
         faults.push(layered.fault(key, why));
     }
-    match (table, authenticator, upstreams, roots) {
-        (Some(table), Some(authenticator), Some(upstreams), Some(roots)) if faults.is_empty() => {
+    match (table, authenticator, upstreams, roots, admission) {
+        (Some(table), Some(authenticator), Some(upstreams), Some(roots), Some(admission))
+            if faults.is_empty() =>
+        {
             let rooms = Rooms {
                 table,
                 roots,
                 authenticator,
                 cold: old.map_or_else(Cold::default, |old| old.cold.clone()),
                 upstreams,
+                admission: Arc::new(admission),
                 listen: config.listen.clone(),
                 sockets: SocketPolicy {
                     unsent: u32::try_from(config.tunnel.unsent.as_u64()).unwrap_or(u32::MAX),
@@ -165,6 +170,16 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
         }
         _ => Err(faults),
     }
+}
+
+/// What is taken on, with the counts of the rooms before.
+fn admission(layered: &Layered, old: Option<&Rooms>, faults: &mut Vec<Fault>) -> Option<Admission> {
+    let old = old.map(|old| &*old.admission);
+    Admission::new(&layered.config, old)
+        .map_err(|wrong| {
+            faults.extend(wrong.into_iter().map(|(key, why)| layered.fault(&key, why)));
+        })
+        .ok()
 }
 
 /// The certificates that there should be: the built-in pair only where it exists.

@@ -23,6 +23,7 @@ use tracing::debug;
 
 use super::stage::Stage;
 use super::{http2, plain, proxy_protocol, strict};
+use crate::admission::{Admission, Refusal, Seat};
 use crate::config::Listen;
 use crate::error::Error;
 use crate::proxy::{Gateway, trail};
@@ -38,6 +39,9 @@ const HEAD_BUFFER: usize = 4096;
 
 /// Longest wait for a client to take the answer to a head that was refused.
 const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// The same for a connection that is not taken on.
+const TURN_AWAY: Duration = Duration::from_millis(800);
 
 /// Serves the connections of a worker.
 pub(super) struct Connections {
@@ -90,12 +94,18 @@ impl Connections {
         }
     }
 
+    /// What is taken on now.
+    pub(super) fn admission(&self) -> Arc<Admission> {
+        Arc::clone(&self.gateway.rooms().admission)
+    }
+
     /// Serves one connection to its end.
     pub(super) async fn serve(
         self: Arc<Self>,
         mut tcp: TcpStream,
         peer: SocketAddr,
         tls: Option<Acceptor>,
+        mut seat: Seat,
     ) {
         let _connected = self.gateway.in_flight.connect();
         // A small answer must not wait for more bytes; without the option it works, later.
@@ -107,6 +117,11 @@ impl Connections {
             proxy_protocol::read_from(&mut tcp, peer, networks).await
         };
         let Ok(peer) = peer else { return };
+        let known = self.admission().identify(&mut seat, peer.ip());
+        if let Err(refusal) = known {
+            drop(seat);
+            return self.turn_away(tcp, peer, tls.is_some(), refusal).await;
+        }
         let wire = match tls {
             None => Wire::Plain(tcp),
             Some(acceptor) => match acceptor.accept(tcp).await {
@@ -125,7 +140,7 @@ impl Connections {
             Wire::Tls(tls) => tls::Session::of(tls).client.map(|client| client.escaped_pem()),
             Wire::Plain(_) => None,
         };
-        let mut transport = Transport::new(wire, peer);
+        let mut transport = Transport::new(wire, peer).counted(seat);
         if let Some(certificate) = certificate {
             transport = transport.with_certificate(certificate);
         }
@@ -172,6 +187,21 @@ impl Connections {
             read.extend_from_slice(&more.unwrap_or_default());
             stream = next;
         }
+    }
+
+    /// Closes a connection that is not taken on. Over plain HTTP it is told why, unless too many are;
+    /// a handshake would cost more than it is worth.
+    pub(super) async fn turn_away(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        tls: bool,
+        refusal: Refusal,
+    ) {
+        let farewell = self.admission().farewell();
+        let Some(_farewell) = farewell.filter(|_| !tls) else { return };
+        let mut stream: Stream = Box::new(Transport::new(Wire::Plain(tcp), peer));
+        drop(timeout(TURN_AWAY, self.refuse(&mut stream, refusal.into())).await);
     }
 
     /// Answers plain HTTP where TLS is spoken.

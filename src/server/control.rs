@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::acceptors::Acceptors;
 use super::reload::Ask;
 use crate::admin::{self, Closing, LogLevel, Operations, Overview, Revocation};
+use crate::admission::Admission;
 use crate::auth::Fingerprint;
 use crate::config::{Layered, Level};
 use crate::discovery::{Condition, Readiness};
 use crate::proxy::{Gateway, clock};
 use crate::telemetry;
-use crate::telemetry::metrics::{Cache, Discovery, Metrics, State};
+use crate::telemetry::metrics::{Cache, Discovery, Limits, Metrics, State};
 use crate::tunnel::ends::End;
 use crate::tunnel::registry::Snapshot;
 use crate::upstream::desktops::Desktops;
@@ -154,6 +155,17 @@ fn told(condition: Condition) -> (&'static str, bool, Option<f64>) {
     }
 }
 
+fn limits(admission: &Admission) -> Limits {
+    let figures = admission.figures();
+    Limits {
+        refused: figures.refused,
+        auth_delayed: figures.delayed,
+        connections: figures.connections,
+        pressure: figures.pressure as u8,
+        memory: figures.memory.map(|memory| (memory.used, memory.limit)),
+    }
+}
+
 fn tunnel(of: &Snapshot) -> admin::Tunnel {
     admin::Tunnel {
         id: of.id,
@@ -214,6 +226,7 @@ impl Operations for Control {
             certificates: certificates.map(|of| (of.name, of.not_after)).collect(),
             log_lines_dropped: telemetry::lines_dropped(),
             tasks: self.runtimes.iter().map(|of| of.metrics().num_alive_tasks() as u64).sum(),
+            limits: limits(&self.gateway.rooms().admission),
         })
     }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::error;
 
 use super::acceptors::Acceptors;
 use super::connection::Connections;
+use super::descriptors::{Spare, is_exhausted};
 use super::listeners::Scheme;
 use super::stage::Stage;
 use crate::proxy::Gateway;
@@ -21,6 +22,9 @@ use crate::upstream::pool::Pool;
 
 /// Pause after the system refused to give a connection (no descriptor, no memory).
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Longest time for which the spare descriptor is held by one connection.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// What a worker needs.
 pub(super) struct Worker {
@@ -73,10 +77,21 @@ async fn accept(
     connections: Arc<Connections>,
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
+    let counted = connections.admission().listener(socket.local_addr()?);
     let listener = TcpListener::from_std(socket)?;
+    let secure = tls.is_some();
     let serve = |tcp, peer| {
-        drop(tokio::spawn(Arc::clone(&connections).serve(tcp, peer, tls.clone())));
+        let connections = Arc::clone(&connections);
+        match connections.admission().connect(&counted) {
+            Ok(seat) => drop(tokio::spawn(connections.serve(tcp, peer, tls.clone(), seat))),
+            Err(refusal) => {
+                let turn_away =
+                    async move { connections.turn_away(tcp, peer, secure, refusal).await };
+                drop(tokio::spawn(turn_away));
+            }
+        }
     };
+    let mut spare = Spare::new();
     let next = loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -88,8 +103,16 @@ async fn accept(
             Ok((tcp, peer)) => serve(tcp, peer),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                error!(%error, "no connection can be accepted");
+                spare.complain(&error);
+                if is_exhausted(&error)
+                    && let Some((tcp, peer)) = spare.accept(&listener)
+                {
+                    let refusal = connections.admission().without_descriptor();
+                    let turn_away = connections.turn_away(tcp, peer, secure, refusal);
+                    drop(timeout(LAST_WORD, turn_away).await);
+                }
                 sleep(PAUSE).await;
+                spare.refill();
             }
         }
     };

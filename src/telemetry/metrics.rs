@@ -14,7 +14,7 @@ mod process;
 mod series;
 mod table;
 
-pub use exposition::{CONTENT_TYPE, Cache, Discovery, State};
+pub use exposition::{CONTENT_TYPE, Cache, Discovery, Limits, State};
 pub use series::{RouteSeries, Series};
 
 use cells::{Histogram, RouteCells, Striped};
@@ -25,7 +25,7 @@ use table::Table;
 const MAX_ROUTES: usize = 256;
 
 /// Most reasons that are told apart.
-const MAX_REASONS: usize = 64;
+const MAX_REASONS: usize = 128;
 
 /// Name of everything that no table knows.
 const OTHER: &str = "other";

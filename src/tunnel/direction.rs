@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -28,6 +29,15 @@ pub(super) const BUFFER: usize = HELD + LARGE;
 
 /// After so many reads, or [`LARGE`] bytes, others on the thread get their turn.
 const READS: usize = 16;
+
+/// Largest size of a read now.
+static MOST: AtomicUsize = AtomicUsize::new(LARGE);
+
+/// Reads in small pieces from now on, or in large ones again: what a tunnel keeps for a side that
+/// stalls is no more than one read.
+pub(super) fn read_small(small: bool) {
+    MOST.store(if small { SMALL } else { LARGE }, Relaxed);
+}
 
 /// Which of the two sides an I/O error came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +281,7 @@ impl Direction {
         }
         // It follows what comes in one piece: a picture as large as the last one is read at once.
         if count >= size {
-            self.size = (size * 4).min(LARGE) as u32;
+            self.size = (size * 4).min(MOST.load(Relaxed)) as u32;
         } else if count < size / 4 {
             self.size = (size / 2).max(SMALL) as u32;
         }

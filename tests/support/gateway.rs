@@ -65,11 +65,28 @@ impl Gateway {
         Self::try_start(address, toml, &[])
     }
 
+    /// Starts it with no more than so many descriptors.
+    pub(crate) fn with_descriptors(toml: &str, most: u32) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), BINARY]);
+        Self::try_run(limited, address, toml, &[]).unwrap()
+    }
+
     fn try_start(address: SocketAddr, toml: &str, env: &[(&str, &str)]) -> Option<Self> {
+        Self::try_run(Command::new(BINARY), address, toml, env)
+    }
+
+    fn try_run(
+        mut command: Command,
+        address: SocketAddr,
+        toml: &str,
+        env: &[(&str, &str)],
+    ) -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("deskgate.toml");
         std::fs::write(&config, completed(toml, dir.path(), address)).unwrap();
-        let mut child = Command::new(BINARY)
+        let mut child = command
             .args(["run", "--config"])
             .arg(&config)
             .env_clear()

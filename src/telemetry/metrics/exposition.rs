@@ -48,6 +48,23 @@ pub struct State {
     pub log_lines_dropped: u64,
     /// Tasks that have begun and not ended.
     pub tasks: u64,
+    /// Limits on what is taken on.
+    pub limits: Limits,
+}
+
+/// What limits have done, and how near they are.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Connections, requests and tunnels that were refused, by limit.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Answers to refused tokens that were held back.
+    pub auth_delayed: u64,
+    /// Connections of clients, tunnels included.
+    pub connections: u64,
+    /// How much is given up for want of memory; 0 for nothing.
+    pub pressure: u8,
+    /// Memory in use, and its limit, in bytes; none where there is no limit.
+    pub memory: Option<(u64, u64)>,
 }
 
 /// Figures of the cache of verified tokens.
@@ -99,6 +116,7 @@ impl Collector for Scrape {
         self.configuration(&mut page)?;
         self.tokens(&mut page)?;
         self.rooms(&mut page)?;
+        self.limits(&mut page)?;
         self.process(&mut page)
     }
 }
@@ -265,6 +283,27 @@ impl Scrape {
         let help =
             "Tasks that have begun and not ended: connections, tunnels, and a few of its own.";
         page.gauge("deskgate_tasks", help, None, state.tasks as f64)
+    }
+
+    fn limits(&self, page: &mut Page<'_>) -> fmt::Result {
+        let limits = &self.state.limits;
+        let help = "Connections, requests and tunnels that were refused for a limit.";
+        let mut family = page.family("deskgate_refused", help, MetricType::Counter)?;
+        for (limit, count) in limits.refused.iter().take(MAX_SERIES) {
+            counter(&mut family, &[("limit", *limit)], *count)?;
+        }
+        let help = "Answers to refused tokens that were held back.";
+        page.counter("deskgate_auth_delayed", help, None, limits.auth_delayed)?;
+        let help = "Connections of clients, tunnels included.";
+        page.gauge("deskgate_connections", help, None, limits.connections as f64)?;
+        let help = "What is given up for want of memory: 0 nothing, 1 new tunnels, 2 large reads, \
+                    3 kept connections, 4 new requests.";
+        page.gauge("deskgate_pressure", help, None, f64::from(limits.pressure))?;
+        let Some((used, most)) = limits.memory else { return Ok(()) };
+        let help = "Memory of the cgroup, without page cache that can be dropped.";
+        page.gauge("deskgate_memory_used", help, Some(&Unit::Bytes), used as f64)?;
+        let help = "The limit of that memory.";
+        page.gauge("deskgate_memory_limit", help, Some(&Unit::Bytes), most as f64)
     }
 
     fn process(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -1,0 +1,108 @@
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::{Watched, answer_or_echo, refusal};
+use crate::e2e::rig::{Script, browse};
+use crate::support::{Origin, Site, raw};
+
+/// An upgrade to a screen with these header lines: status and error word.
+fn upgrade(site: &Site, headers: &str) -> (u16, String) {
+    let head = Site::upgrade(&Site::screen());
+    let head = format!("{}{headers}\r\n", head.strip_suffix("\r\n").unwrap());
+    let answer = raw(site.address(), head).unwrap();
+    let error = if answer.status == 101 { String::new() } else { refusal(&answer).1 };
+    (answer.status, error)
+}
+
+#[test]
+fn an_upgrade_of_another_site_s_page_is_refused() {
+    let site = Site::configured_serving(
+        "[origins]\nallow = [\"https://portal.example:8443\"]\n",
+        answer_or_echo,
+    );
+    let refused = (403, "cross_origin".to_owned());
+    for origin in [
+        "https://evil.example",
+        "https://desk.example.evil.example",
+        "http://desk.example:8080",
+        "https://portal.example",
+        "null",
+        "",
+    ] {
+        assert_eq!(upgrade(&site, &format!("Origin: {origin}\r\n")), refused, "{origin}");
+    }
+    let both = "Origin: https://desk.example\r\nOrigin: https://evil.example\r\n";
+    assert_ne!(upgrade(&site, both).0, 101);
+    let cross = "Origin: https://desk.example\r\nSec-Fetch-Site: cross-site\r\n";
+    assert_eq!(upgrade(&site, cross), refused);
+    assert_eq!(site.pods[0].accepted(), 0, "the pod was never asked");
+    for headers in [
+        "",
+        "Origin: https://desk.example\r\n",
+        "Origin: http://DESK.example\r\n",
+        "Origin: https://portal.example:8443\r\nSec-Fetch-Site: cross-site\r\n",
+        "Origin: https://front.example\r\nX-Forwarded-Host: front.example\r\n",
+    ] {
+        assert_eq!(upgrade(&site, headers).0, 101, "{headers}");
+    }
+    let line = site.gateway.wait_for_line("cross_origin");
+    assert!(line.contains("403") && line.contains("websockify"), "{line}");
+}
+
+#[test]
+fn what_has_no_origin_is_no_page_and_may_be_refused() {
+    let site = Site::configured_serving("[origins]\nabsent = false\n", answer_or_echo);
+    assert_eq!(upgrade(&site, ""), (403, "no_origin".to_owned()));
+    assert_eq!(upgrade(&site, "Origin: https://desk.example\r\n").0, 101);
+    let site = Site::configured_serving("[origins]\ncheck = false\n", answer_or_echo);
+    assert_eq!(upgrade(&site, "Origin: https://evil.example\r\n").0, 101);
+}
+
+#[test]
+fn a_page_is_told_that_it_is_foreign_where_pages_are_told() {
+    let toml = "[[route]]\nname = \"websockify\"\ntunnel = { refusal = \"close\" }\n";
+    let watched = Watched::start(toml);
+    let foreign = [("origin", "https://evil.example")];
+    let (mut socket, _) = watched.site.websocket_with(&Site::screen(), &foreign);
+    let closed = socket.read().unwrap();
+    let Message::Close(Some(frame)) = closed else { panic!("{closed:?}") };
+    assert_eq!(
+        (u16::from(frame.code), frame.reason.as_str()),
+        (4403, r#"{"reason":"cross_origin"}"#)
+    );
+    let failed = "deskgate_requests_failed_total{reason=\"cross_origin\"}";
+    watched.until(failed, 1.0);
+}
+
+/// Opens a WebSocket from a page and says how that went.
+const HIJACK: &str = "new Promise((resolve) => {
+    const socket = new WebSocket(window.target);
+    socket.onopen = () => socket.send('mine');
+    socket.onmessage = (event) => resolve(`got ${event.data}`);
+    socket.onclose = () => resolve('closed');
+})";
+
+#[test]
+fn a_page_of_another_site_cannot_use_a_token_in_a_real_browser() {
+    let site = Site::serving(|exchange| match exchange.header("upgrade") {
+        Some(_) => crate::support::echo(exchange),
+        None => exchange.answer("200 OK", "Content-Type: text/html\r\n", "<title>page</title>"),
+    });
+    let evil = Origin::start(|exchange| {
+        exchange.answer("200 OK", "Content-Type: text/html\r\n", "<title>evil</title>");
+    });
+    let gateway = site.address();
+    let target = format!("ws://{gateway}{}", Site::screen());
+    let from = |page: String| {
+        let script = Script::on(page)
+            .value("target", &format!("window.target = {}", json!(target)))
+            .value("outcome", HIJACK);
+        browse(&script).assert_done().text("outcome").to_owned()
+    };
+    // The page of the gateway itself, so that it is the origin that is refused.
+    assert_eq!(from(format!("http://{gateway}/")), "got mine");
+    // Another port of the same host, and another host.
+    assert_eq!(from(format!("http://{}/", evil.address())), "closed");
+    assert_eq!(from(format!("http://localhost:{}/", evil.address().port())), "closed");
+    assert_eq!(site.pods[0].accepted(), 1);
+}
