@@ -59,7 +59,8 @@ fn testssl_finds_nothing_of_medium_or_above() {
         let finding = of(id).unwrap_or_else(|| panic!("no {id}: {said}"));
         assert!(finding["finding"].as_str().unwrap().contains(found), "{finding}\n{said}");
     }
-    let harmless = ["OK", "INFO", "LOW", "DEBUG"];
+    // WARN is a check that could not be made, for want of time; those that must be are named above.
+    let harmless = ["OK", "INFO", "LOW", "DEBUG", "WARN"];
     let bad: Vec<_> = findings
         .iter()
         .filter(|finding| !NOT_OURS.contains(&finding["id"].as_str().unwrap()))
