@@ -79,7 +79,7 @@ pub(super) enum Found {
 
 /// The root as it is now.
 ///
-/// Entered anew for every request: an operator may swap a whole release by one symbolic link.
+/// Entered anew for every look: an operator may swap a whole release by one symbolic link.
 #[derive(Debug)]
 pub(super) struct Folder {
     canonical: PathBuf,
