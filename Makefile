@@ -17,13 +17,14 @@
 #   make fuzz     a short fuzz of everything that eats a client's bytes
 #   make image    checks and builds the container image
 #   make release  the release, without folders and times of its build in it
+#   make sbom     what the release is made of, as CycloneDX: target/deskgate.cdx.json
 #
 # Missing tools are installed by scripts/setup, which needs root for Debian packages.
 
 CARGO ?= cargo
 NOVNC := target/tools/node_modules/@novnc/novnc
 
-.PHONY: demo test slow chaos soak manifests conformance lint bench fuzz image release clean
+.PHONY: demo test slow chaos soak manifests conformance lint bench fuzz image release sbom clean
 
 demo:
 	scripts/setup build demo
@@ -87,6 +88,10 @@ image:
 release:
 	scripts/setup build
 	scripts/release
+
+sbom:
+	scripts/setup build sbom
+	scripts/sbom
 
 clean:
 	$(CARGO) clean
