@@ -1,4 +1,4 @@
-use crate::support::{Client, Exchange, PODS, Site, echo, eventually, free_port, raw, tokens};
+use crate::support::{Client, Exchange, PODS, Site, echo, eventually, raw, tokens};
 
 use serde_json::json;
 
@@ -278,41 +278,4 @@ fn clients_addresses_are_cut_or_renamed_on_request() {
     let [one, again, six] = logged("hashed");
     assert!(one == again && one != six && one.len() == 12, "{one} {again} {six}");
     assert_ne!(logged("hashed")[0], one, "the key is a new one");
-}
-
-#[test]
-fn a_reader_that_stalls_costs_lines_and_no_request() {
-    const REQUESTS: usize = 20_000;
-    let (keys, port, admin) = (crate::support::KeyDir::new(), free_port(), free_port());
-    let file = keys.path().join("deskgate.toml");
-    let text = format!(
-        "[listen]\nhttp = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n{}",
-        keys.auth()
-    );
-    std::fs::write(&file, text).unwrap();
-    let mut gateway = std::process::Command::new(crate::support::BINARY)
-        .args(["run", "--config"])
-        .arg(&file)
-        // Nobody reads it.
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    eventually("it serves", || std::net::TcpStream::connect(address).ok());
-    let mut client = Client::connect(address);
-    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    for _ in 0..REQUESTS / 100 {
-        client.send(request.repeat(100));
-        for _ in 0..100 {
-            assert_eq!(client.response().status, 200);
-        }
-    }
-    let operators = std::net::SocketAddr::from(([127, 0, 0, 1], admin));
-    let head = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let figures = raw(operators, head).unwrap().text();
-    let dropped =
-        figures.lines().find_map(|line| line.strip_prefix("deskgate_log_lines_dropped_total "));
-    let dropped: f64 = dropped.unwrap().parse().unwrap();
-    drop((gateway.kill(), gateway.wait()));
-    assert!(dropped > 0.0 && dropped < REQUESTS as f64, "{dropped}");
 }

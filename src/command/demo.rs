@@ -59,7 +59,7 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
         ..KeyTexts::default()
     };
     let built = server::build(&layered, &texts, None)?;
-    let _flush = telemetry::start(&layered.config.log);
+    let _flush = telemetry::start(&layered.config.log)?;
     say(&format!(
         "deskgate demo: open http://localhost:{}/ and choose a user. Ctrl-C ends it.\n",
         arguments.listen.port()

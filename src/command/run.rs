@@ -14,7 +14,7 @@ pub(super) fn run(argument: &ConfigArgument) -> Result<(), Failure> {
     let read_at = SystemTime::now();
     let layered = argument.load()?;
     let built = server::build(&layered, &KeyTexts::read(&layered)?, None)?;
-    let _flush = telemetry::start(&layered.config.log);
+    let _flush = telemetry::start(&layered.config.log)?;
     for (key, why) in config::warnings(&layered) {
         warn!(key, "{why}");
     }

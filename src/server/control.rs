@@ -224,7 +224,7 @@ impl Operations for Control {
                 Discovery { age, state, states: STATES }
             }),
             certificates: certificates.map(|of| (of.name, of.not_after)).collect(),
-            log_lines_dropped: telemetry::lines_dropped(),
+            log_lines_dropped: telemetry::lines_lost(),
             tasks: self.runtimes.iter().map(|of| of.metrics().num_alive_tasks() as u64).sum(),
             limits: limits(&self.gateway.rooms().admission),
         })

@@ -46,17 +46,27 @@ struct Fields<'a, W> {
 }
 
 impl<W: Write> Fields<'_, W> {
+    fn name(&mut self, field: &Field) -> fmt::Result {
+        self.to.write_str(",\"")?;
+        self.to.write_str(field.name())?;
+        self.to.write_str("\":")
+    }
+
     fn put(&mut self, field: &Field, value: impl FnOnce(&mut W) -> fmt::Result) {
         if self.outcome.is_ok() {
             // Names of fields are ours: nothing to escape.
-            self.outcome = write!(self.to, ",\"{}\":", field.name()).and_then(|()| value(self.to));
+            self.outcome = self.name(field).and_then(|()| value(self.to));
         }
     }
 }
 
 impl<W: Write> Visit for Fields<'_, W> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, |to| text(to, format_args!("{value}")));
+        self.put(field, |to| {
+            to.write_char('"')?;
+            Escaped(to).write_str(value)?;
+            to.write_char('"')
+        });
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -95,7 +105,8 @@ struct Escaped<'a, W>(&'a mut W);
 impl<W: Write> Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
-        while let Some(at) = rest.find(|c: char| c < ' ' || c == '"' || c == '\\') {
+        let special = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+        while let Some(at) = rest.as_bytes().iter().position(special) {
             let (plain, special) = rest.split_at(at);
             self.0.write_str(plain)?;
             let mut characters = special.chars();

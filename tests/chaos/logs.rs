@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::rig::{length, metric, skipped, tell, timed};
 use crate::support::{BINARY, Client, KeyDir, eventually, free_port, raw};
 
-/// Log lines that wait for a reader (telemetry.rs).
-const QUEUE: usize = 16_384;
+/// More log lines than wait for a reader (telemetry/output.rs), of at least 300 bytes each.
+const TOO_MANY: usize = 8 * 1024 * 1024 / 300;
 
 const DROPPED: &str = "deskgate_log_lines_dropped_total";
 
@@ -168,7 +168,7 @@ fn a_disk_that_is_full_for_a_while_costs_the_lines_of_that_time() {
 fn a_reader_that_stalls_costs_lines_and_stalls_no_request() {
     let mut process = Process::start(Stdio::piped());
     let before = process.serve(400);
-    let slowest = process.serve(QUEUE + 4000);
+    let slowest = process.serve(TOO_MANY);
     eventually("lost lines are counted", || (process.dropped() > 0.0).then_some(()));
     assert!(process.served("/healthz"));
     // Nobody reads even now, and the queue is full.
