@@ -130,10 +130,13 @@ impl Authenticator {
         E: From<Error>,
         F: Future<Output = Result<Result<Arc<Desktop>, Error>, E>>,
     {
-        // Before the cache, because it is cheaper than hashing and keeps garbage out.
-        let shaped = Shaped::new(token)?;
         let keys = self.keys.load_full();
         let moment = Moment { now, generation: keys.generation };
+        if let Some(desktop) = self.cache.find(token.digest(), moment) {
+            return Ok(desktop);
+        }
+        // Before anything is remembered: it keeps garbage out.
+        let shaped = Shaped::new(token)?;
         let compute = move || async move {
             let verified = shaped.header().and_then(|token| token.verify(&keys.signing));
             let claims = match verified.and_then(|claims| claims.current(now.wall)) {
@@ -143,7 +146,7 @@ impl Authenticator {
             let (keys, policy) = (Arc::clone(&keys), Arc::clone(&self.policy));
             open(Sealed { keys, policy, claims, fingerprint: token.fingerprint() }).await
         };
-        self.cache.find_or_compute(&token.digest(), moment, compute).await
+        self.cache.find_or_compute(token.digest(), moment, compute).await
     }
 
     /// Takes new keys into use and forgets every answer the old ones gave.

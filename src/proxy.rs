@@ -286,18 +286,19 @@ impl Gateway {
         let rooms = self.rooms();
         self.prepare(&mut session, &rooms);
         let client = Client::new(&session, &rooms.listen.trusted_proxies);
-        let trail = trail::settle(session.req_header_mut(), client.trusted);
+        let trail = trail::settle(session.req_header(), client.trusted);
         let record = record::open(&session, client.address, &trail, &self.in_flight);
-        let stamp = Stamp { id: trail.id, hsts: client.hsts(&rooms.listen) };
+        let stamp = Stamp { id: trail.id.clone(), hsts: client.hsts(&rooms.listen) };
         respond::prepare(session.req_header_mut(), stamp);
         let mut ctx = Context { record: Some(record), route: None };
         let (desktops, revoked) = (&self.desktops, &self.revoked);
-        let way = Way { rooms: &rooms, desktops, revoked, pool };
+        let way = Way { rooms: &rooms, desktops, revoked, pool, trail: &trail };
         match self.answer(&mut session, client, &mut ctx, &way).await {
             Ok(None) => {}
             Ok(Some(upgrade)) => {
-                // The record goes along; a client that has gone needs no answer.
-                drop(self.open_tunnel(session, upgrade, &mut ctx, &rooms).await);
+                // The record goes along; a client that has gone needs no answer. Boxed, as what is
+                // rare or long: each request moves the memory of its future.
+                drop(Box::pin(self.open_tunnel(session, upgrade, &mut ctx, &rooms)).await);
                 return None;
             }
             Err(error) => session = self.fail(session, &error, &mut ctx).await?,
@@ -447,7 +448,8 @@ impl Gateway {
         record::note(ctx, problem.reason);
         if ctx.explains(&session) {
             let (code, text) = respond::close_of(&problem);
-            if tunnel::accept_and_close(session, code, &text).await.is_ok() {
+            let id = ctx.record.as_ref().map_or_else(trail::fresh, |record| record.id.clone());
+            if Box::pin(tunnel::accept_and_close(session, &id, code, &text)).await.is_ok() {
                 record::note_status(ctx, 101);
             }
             return None;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -64,8 +64,9 @@ pub trait Inspect: Send + Sync {
 /// nor everywhere (RFC 9112 section 2.2).
 #[must_use]
 pub fn ends_lines_with_crlf(head: &[u8]) -> bool {
-    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
-    lines.all(|line| line.ends_with(b"\r\n"))
+    let mut feeds = memchr::memchr_iter(b'\n', head);
+    let ended = feeds.all(|at| at > 0 && head.get(at - 1) == Some(&b'\r'));
+    ended && head.last().is_none_or(|last| *last == b'\n')
 }
 
 /// A connection as pingora wants it.
@@ -203,7 +204,7 @@ impl SocketPolicy {
     }
 
     /// Sets a socket. What the system refuses is not worth a connection: it works, only later.
-    pub fn apply(&self, tcp: &TcpStream) {
+    pub fn apply(&self, tcp: &impl AsFd) {
         const PROBES: u32 = 3;
         // The system counts in seconds, and refuses none.
         const LEAST: Duration = Duration::from_secs(1);

@@ -150,19 +150,17 @@ fn finish(mut record: Record, id: u64, outcome: Outcome) {
 }
 
 /// Accepts an upgrade and closes it at once, with a code and a text that a page can read: browsers
-/// do not show a page the status of a refused upgrade.
+/// do not show a page the status of a refused upgrade. `id` is the request's.
 ///
 /// # Errors
 /// If the client is gone.
-pub async fn accept_and_close(session: Session, code: u16, text: &str) -> Result<()> {
+pub async fn accept_and_close(session: Session, id: &str, code: u16, text: &str) -> Result<()> {
     let key = session.req_header().headers.get("sec-websocket-key").ok_or_else(gone)?;
     let mut answer = ResponseHeader::build(101, Some(3))?;
     answer.insert_header("Connection", "upgrade")?;
     answer.insert_header("Upgrade", "websocket")?;
     answer.insert_header("Sec-WebSocket-Accept", accept_of(key.as_bytes()))?;
-    if let Some(id) = session.req_header().headers.get("x-request-id") {
-        answer.insert_header("X-Request-Id", id.clone())?;
-    }
+    answer.insert_header("X-Request-Id", id)?;
     let (mut client, _) = detach(session).await?;
     let mut bytes = to_bytes(&answer).to_vec();
     frames::close(&mut bytes, code, text, None);

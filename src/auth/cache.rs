@@ -90,6 +90,13 @@ impl Cache {
         }
     }
 
+    /// The remembered desktop: the usual case, for which a read lock is taken only.
+    pub(super) fn find(&self, digest: &Digest, moment: Moment) -> Option<Arc<Desktop>> {
+        let entry = self.desktops.get(digest).filter(|entry| entry.serves(moment))?;
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(entry.desktop)
+    }
+
     /// The remembered answer, otherwise that of `compute`, which one caller runs while others with
     /// the same digest wait for it. An `E` of `compute` is no answer, and not remembered.
     pub(super) async fn find_or_compute<E, F>(
@@ -102,10 +109,8 @@ impl Cache {
         E: From<Error>,
         F: Future<Output = Result<Result<Arc<Desktop>, Error>, E>>,
     {
-        // The usual case takes a read lock only.
-        if let Some(entry) = self.desktops.get(digest).filter(|entry| entry.serves(moment)) {
-            self.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(entry.desktop);
+        if let Some(desktop) = self.find(digest, moment) {
+            return Ok(desktop);
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         self.recall_refusal(digest, moment)?;

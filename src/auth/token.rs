@@ -18,7 +18,11 @@ const ARGUMENT: &str = "jwt_token";
 
 /// The text of a desktop token: not empty, at most [`MAX_TOKEN`] bytes, otherwise unchecked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token<'a>(&'a str);
+pub struct Token<'a> {
+    text: &'a str,
+    /// SHA-256 of it.
+    digest: [u8; 32],
+}
 
 impl<'a> Token<'a> {
     /// Wraps a token's text.
@@ -29,7 +33,14 @@ impl<'a> Token<'a> {
     pub fn new(text: &'a str) -> Result<Self, Error> {
         match text.len() {
             0 => Err(Error::Missing),
-            1..=MAX_TOKEN => Ok(Self(text)),
+            1..=MAX_TOKEN => {
+                let mut bytes = [0; 32];
+                for (byte, value) in bytes.iter_mut().zip(digest(&SHA256, text.as_bytes()).as_ref())
+                {
+                    *byte = *value;
+                }
+                Ok(Self { text, digest: bytes })
+            }
             _ => Err(Error::TooLong),
         }
     }
@@ -37,25 +48,21 @@ impl<'a> Token<'a> {
     /// Names this token in logs.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
-        let [a, b, c, d, e, f, ..] = self.digest();
+        let [a, b, c, d, e, f, ..] = self.digest;
         Fingerprint([a, b, c, d, e, f])
     }
 
     /// SHA-256 of the whole text: the cache's key, so that it holds no token.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (byte, value) in bytes.iter_mut().zip(digest(&SHA256, self.0.as_bytes()).as_ref()) {
-            *byte = *value;
-        }
-        bytes
+    pub(super) fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     pub(super) fn as_str(&self) -> &'a str {
-        self.0
+        self.text
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.text.len()
     }
 }
 

@@ -8,6 +8,7 @@ use pingora::protocols::http::ServerSession as Session;
 use super::Rooms;
 use super::client::Client;
 use super::headers::{self, Answer, Rules};
+use super::trail::Trail;
 use crate::auth::Desktop;
 use crate::auth::revoked::Revoked;
 use crate::config::Refusal;
@@ -33,6 +34,8 @@ pub(super) struct Way<'a> {
     pub(super) revoked: &'a Revoked,
     /// The worker's connections.
     pub(super) pool: &'a Pool,
+    /// The marks of the request.
+    pub(super) trail: &'a Trail,
 }
 
 impl Context {
@@ -71,10 +74,11 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The header rules for this request.
-    pub(super) fn rules(&self) -> Rules<'_> {
+    pub(super) fn rules<'a>(&'a self, trail: &'a Trail) -> Rules<'a> {
         Rules {
             route: &self.route,
             client: &self.client,
+            trail,
             target: &self.target,
             sent: &self.sent,
             upgrade: self.upgrade,

@@ -61,7 +61,7 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
     let pace = Pace::new(Instant::now(), way.rooms.listen.read_timeout, rate);
     let mut tries = 1;
     loop {
-        let head = request_head(session, plan)?;
+        let head = request_head(session, plan, way)?;
         // Each time anew: whose address it is may have changed.
         let found = way.rooms.find(plan, way).await?;
         let seat = way.rooms.seat(plan, &found)?;
@@ -99,11 +99,11 @@ fn is_end_of_connection(error: &PingoraError) -> bool {
 }
 
 /// The head for the upstream.
-fn request_head(session: &mut Session, plan: &Plan) -> Result<RequestHeader> {
+fn request_head(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Result<RequestHeader> {
     let has_body = !session.is_body_empty();
     let mut head = session.req_header().clone();
     head.set_version(Version::HTTP_11);
-    headers::to_upstream(&mut head, &plan.rules())?;
+    headers::to_upstream(&mut head, &plan.rules(way.trail))?;
     if has_body
         && !head.headers.contains_key(header::CONTENT_LENGTH)
         && !head.headers.contains_key(header::TRANSFER_ENCODING)

@@ -6,7 +6,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::client::Client;
 use super::location::{self, Places};
-use super::trail;
+use super::trail::Trail;
 use crate::config::{HostRule, Upstream};
 use crate::redact;
 use crate::route::{Destination, Route};
@@ -47,6 +47,8 @@ pub(super) const TOKEN_HEADER: &str = "abcauthorization";
 pub(super) struct Rules<'a> {
     pub(super) route: &'a Route,
     pub(super) client: &'a Client,
+    /// The marks of the request.
+    pub(super) trail: &'a Trail,
     /// Request target for the upstream, without the token.
     pub(super) target: &'a str,
     /// `Host` for the upstream.
@@ -55,24 +57,36 @@ pub(super) struct Rules<'a> {
     pub(super) upgrade: bool,
 }
 
+impl Rules<'_> {
+    /// Whether a client's header is not for the upstream, whatever its connection says of it.
+    fn refuse(&self, name: &HeaderName) -> bool {
+        // A pod runs what its user likes: it gets neither tokens nor passwords, and asks for none.
+        let secret = || *name == header::AUTHORIZATION || name == TOKEN_HEADER;
+        // Other servers take `X_Real_IP` for `X-Real-IP`, and a pod trusts a header `broadcast_cookie`.
+        name.as_str().contains('_')
+            || (!self.client.trusted && FORWARDED.contains(&name.as_str()))
+            || self.trail.replaces(name)
+            || (self.route.leads_to_a_desktop() && secret())
+    }
+}
+
 /// Turns the client's request head into the upstream's, in place.
 pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result<()> {
     let host = host_of(head);
-    strip_hop_by_hop(head);
+    let named: Vec<_> = tokens(&head.headers, &header::CONNECTION).collect();
+    remove_all(head, |name| is_hop_by_hop(name, &named) || rules.refuse(name));
     if rules.upgrade {
         head.insert_header(header::CONNECTION, "upgrade")?;
         head.insert_header(header::UPGRADE, "websocket")?;
     }
     join_cookies(head)?;
-    // Other servers take `X_Real_IP` for `X-Real-IP`, and a pod trusts a header `broadcast_cookie`.
-    remove_all(head, |name| name.as_str().contains('_'));
     forwarded(head, rules, host.as_ref())?;
-    trail::repeat(head)?;
-    remove_all(head, |name| rules.route.headers.remove.contains(name));
+    rules.trail.write(head)?;
+    for name in &rules.route.headers.remove {
+        head.remove_header(name);
+    }
     certificate(head, rules)?;
     if rules.route.leads_to_a_desktop() {
-        // A pod runs what its user likes: it gets neither tokens nor passwords, and asks for none.
-        remove_all(head, |name| name == TOKEN_HEADER || name == header::AUTHORIZATION);
         scrub_referer(head)?;
     }
     head.insert_header(header::HOST, rules.sent)?;
@@ -208,16 +222,14 @@ pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
     })
 }
 
-fn strip_hop_by_hop(head: &mut RequestHeader) {
-    let named: Vec<_> = tokens(&head.headers, &header::CONNECTION).collect();
-    remove_all(head, |name| {
-        HOP_BY_HOP.contains(&name.as_str())
-            // Never what frames or routes the message, whatever `Connection` claims.
-            || (named.iter().any(|token| token == name.as_str())
-                && name != header::HOST
-                && name != header::CONTENT_LENGTH
-                && name != header::TRANSFER_ENCODING)
-    });
+/// Whether a header belongs to the client's connection, which names these in `Connection`.
+fn is_hop_by_hop(name: &HeaderName, named: &[String]) -> bool {
+    HOP_BY_HOP.contains(&name.as_str())
+        // Never what frames or routes the message, whatever `Connection` claims.
+        || (named.iter().any(|token| token == name.as_str())
+            && name != header::HOST
+            && name != header::CONTENT_LENGTH
+            && name != header::TRANSFER_ENCODING)
 }
 
 fn remove_all(head: &mut RequestHeader, unwanted: impl Fn(&HeaderName) -> bool) {
@@ -234,21 +246,18 @@ fn forwarded(
     host: Option<&HeaderValue>,
 ) -> Result<()> {
     let client = rules.client;
-    if !client.trusted {
-        remove_all(head, |name| FORWARDED.contains(&name.as_str()));
-    }
     if let Some(peer) = client.peer {
-        let mut list: Vec<String> = head
-            .headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|line| line.to_str().ok().map(ToOwned::to_owned))
-            .collect();
-        list.push(peer.to_string());
-        head.insert_header("X-Forwarded-For", list.join(", "))?;
-    }
-    if let Some(address) = client.address {
-        head.insert_header("X-Real-IP", address.to_string())?;
+        let mut list = String::with_capacity(40);
+        let said = head.headers.get_all("x-forwarded-for").iter();
+        for line in said.filter_map(|line| line.to_str().ok()) {
+            list.push_str(line);
+            list.push_str(", ");
+        }
+        let peer = peer.to_string();
+        list.push_str(&peer);
+        head.insert_header("X-Forwarded-For", list)?;
+        let address = client.address.filter(|address| client.peer != Some(*address));
+        head.insert_header("X-Real-IP", address.map_or(peer, |address| address.to_string()))?;
     }
     if !head.headers.contains_key("x-forwarded-proto") {
         head.insert_header("X-Forwarded-Proto", client.scheme.as_str())?;

@@ -5,6 +5,7 @@ use pingora::http::RequestHeader;
 
 use super::client::Client;
 use super::headers::{self, Rules, upstream_host};
+use super::trail;
 use crate::route::Route;
 
 /// Turns a request head into that for the upstream of a route, as if it came from 203.0.113.9.
@@ -24,6 +25,8 @@ pub fn to_upstream(head: &mut RequestHeader, route: &Route, target: &str) -> Res
     let public = headers::host_of(head);
     let public = public.as_ref().and_then(|host| host.to_str().ok());
     let sent = upstream_host(route, 0, public);
-    let rules = Rules { route, client: &client, target, sent: &sent, upgrade: false };
+    let trail = trail::settle(head, false);
+    let rules =
+        Rules { route, client: &client, trail: &trail, target, sent: &sent, upgrade: false };
     headers::to_upstream(head, &rules)
 }

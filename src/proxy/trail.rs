@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use pingora::Result;
 use pingora::http::RequestHeader;
 
@@ -28,11 +28,13 @@ pub(super) struct Trail {
     pub(super) id: HeaderValue,
     /// Its place in a trace, if it has one.
     pub(super) trace: Option<Place>,
+    /// Whether the `tracestate` that it came with is passed on.
+    state: bool,
 }
 
-/// Decides about the marks of a request and writes them into its head, in place of what it came
-/// with. Only a trusted proxy's are taken over: ids and traces of strangers would mix with ours.
-pub(super) fn settle(head: &mut RequestHeader, trusted: bool) -> Trail {
+/// Decides about the marks of a request. Only a trusted proxy's are taken over: ids and traces of
+/// strangers would mix with ours.
+pub(super) fn settle(head: &RequestHeader, trusted: bool) -> Trail {
     let given = |name: &str| {
         let mut values = head.headers.get_all(name).iter();
         // Two of a kind say nothing.
@@ -42,35 +44,36 @@ pub(super) fn settle(head: &mut RequestHeader, trusted: bool) -> Trail {
     let id = given(ID).filter(|id| is_id(id)).map_or_else(fresh, ToOwned::to_owned);
     let caller = given(PARENT).and_then(TraceContext::parse);
     let trace = traces::place(caller, number);
-    let kept_state = caller.is_some() && given(STATE).is_some_and(|state| state.len() <= MAX_STATE);
+    let state = caller.is_some() && given(STATE).is_some_and(|state| state.len() <= MAX_STATE);
     let id = HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"));
-    // Cannot fail: names and values are valid.
-    drop(head.insert_header("X-Request-Id", id.clone()));
-    match trace {
-        Some(trace) => drop(head.insert_header(PARENT, trace.context.to_string())),
-        None => drop(head.remove_header(PARENT)),
-    }
-    if !kept_state {
-        head.remove_header(STATE);
-    }
-    let trail = Trail { id, trace };
-    head.extensions_mut().insert(trail.clone());
-    trail
+    Trail { id, trace, state }
 }
 
-/// Writes the marks of a request again, which its `Connection` may have taken away.
-pub(super) fn repeat(head: &mut RequestHeader) -> Result<()> {
-    let Some(Trail { id, trace }) = head.extensions.get::<Trail>().cloned() else { return Ok(()) };
-    head.insert_header("X-Request-Id", id)?;
-    match trace {
-        Some(trace) => head.insert_header(PARENT, trace.context.to_string()),
-        None => Ok(()),
+impl Trail {
+    /// Whether a header that came with the request gives way to [`Trail::write`].
+    pub(super) fn replaces(&self, name: &HeaderName) -> bool {
+        match name.as_str() {
+            ID | PARENT => true,
+            STATE => !self.state,
+            _ => false,
+        }
+    }
+
+    /// Writes the marks for the upstream.
+    pub(super) fn write(&self, head: &mut RequestHeader) -> Result<()> {
+        head.insert_header("X-Request-Id", self.id.clone())?;
+        match self.trace {
+            Some(trace) => head.insert_header(PARENT, trace.context.to_string()),
+            None => Ok(()),
+        }
     }
 }
 
 /// An id that nobody else has: 32 hexadecimal digits, as nginx's `$request_id`.
 pub(crate) fn fresh() -> String {
-    format!("{:016x}{:016x}", number(), number())
+    let number = (u128::from(number()) << 64) | u128::from(number());
+    let digit = |at: u32| char::from_digit((number >> (124 - 4 * at)) as u32 & 15, 16);
+    (0..32).filter_map(digit).collect()
 }
 
 /// A number by chance.
@@ -98,7 +101,13 @@ mod tests {
         for (name, value) in headers {
             head.append_header(*name, *value).unwrap();
         }
-        let trail = settle(&mut head, trusted);
+        let trail = settle(&head, trusted);
+        let replaced: Vec<_> =
+            head.headers.keys().filter(|name| trail.replaces(name)).cloned().collect();
+        for name in replaced {
+            head.remove_header(&name);
+        }
+        trail.write(&mut head).unwrap();
         (head, trail)
     }
 

@@ -60,7 +60,8 @@ impl Matcher {
                 whole.then_some(Captures { rest, ..Captures::default() })
             }
             Self::Pattern(pattern) => {
-                let found = pattern.captures(path)?;
+                // Captures need memory, which most paths are not worth.
+                let found = pattern.is_match(path).then(|| pattern.captures(path))??;
                 let group = |name| found.name(name).map(|group| group.as_str());
                 Some(Captures {
                     rest: group("rest").unwrap_or_default(),

@@ -4,6 +4,7 @@
 //! pingora bounds neither the time nor, usefully, the size of a head, and answers a bad one itself.
 //! Here a head is read whole, judged, and handed to pingora's session as bytes already read.
 
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -99,6 +100,11 @@ impl Connections {
         Arc::clone(&self.gateway.rooms().admission)
     }
 
+    /// How the sockets of clients are set now.
+    pub(super) fn sockets(&self) -> SocketPolicy {
+        SocketPolicy::of_clients(self.gateway.rooms().listen.write_timeout)
+    }
+
     /// Serves one connection to its end.
     pub(super) async fn serve(
         self: Arc<Self>,
@@ -108,13 +114,9 @@ impl Connections {
         mut seat: Seat,
     ) {
         let _connected = self.gateway.in_flight.connect();
-        // A small answer must not wait for more bytes; without the option it works, later.
-        let _ = tcp.set_nodelay(true);
         let peer = {
             let rooms = self.gateway.rooms();
-            let networks = &rooms.listen.proxy_protocol;
-            SocketPolicy::of_clients(rooms.listen.write_timeout).apply(&tcp);
-            proxy_protocol::read_from(&mut tcp, peer, networks).await
+            proxy_protocol::read_from(&mut tcp, peer, &rooms.listen.proxy_protocol).await
         };
         let Ok(peer) = peer else { return };
         let known = self.admission().identify(&mut seat, peer.ip());
@@ -302,10 +304,10 @@ async fn read_head(
 fn judge(listen: &Listen, read: &[u8]) -> Result<Option<Head>, Error> {
     let line = usize::try_from(listen.max_line.as_u64()).unwrap_or(usize::MAX);
     let most = usize::try_from(listen.max_head.as_u64()).unwrap_or(usize::MAX);
-    let mut headers = [httparse::EMPTY_HEADER; Head::MOST_HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; Head::MOST_HEADERS];
     let allowed = headers.get_mut(..listen.max_headers.min(Head::MOST_HEADERS));
-    let mut request = httparse::Request::new(allowed.unwrap_or_default());
-    let parsed = request.parse(read);
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(read, allowed.unwrap_or_default());
     let end = match parsed {
         Ok(httparse::Status::Complete(length)) => Some(length),
         Ok(httparse::Status::Partial) => None,
@@ -313,12 +315,14 @@ fn judge(listen: &Listen, read: &[u8]) -> Result<Option<Head>, Error> {
         Err(_) => return Err(Error::InvalidRequest),
     };
     let head = read.get(..end.unwrap_or(read.len())).unwrap_or(read);
-    let mut lines = head.split(|byte| *byte == b'\n');
-    if lines.next().is_some_and(|first| first.len() > line) {
-        return Err(Error::TargetTooLong);
-    }
-    if head.len() > most || lines.any(|header| header.len() > line) {
-        return Err(Error::HeadTooLarge);
+    if head.len() > line.min(most) {
+        let mut lines = head.split(|byte| *byte == b'\n');
+        if lines.next().is_some_and(|first| first.len() > line) {
+            return Err(Error::TargetTooLong);
+        }
+        if head.len() > most || lines.any(|header| header.len() > line) {
+            return Err(Error::HeadTooLarge);
+        }
     }
     let Some(length) = end else { return Ok(None) };
     strict::judge(head, &request)?;

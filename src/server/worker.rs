@@ -5,6 +5,7 @@ use std::net::TcpListener as BoundListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -78,6 +79,11 @@ async fn accept(
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     let counted = connections.admission().listener(socket.local_addr()?);
+    // Connections have the options of their listener: set once, they cost none of them a call.
+    let mut policy = connections.sockets();
+    policy.apply(&socket);
+    // A small answer must not wait for more bytes; without the option it works, later.
+    let _ = SockRef::from(&socket).set_tcp_nodelay(true);
     let listener = TcpListener::from_std(socket)?;
     let secure = tls.is_some();
     let serve = |tcp, peer| {
@@ -100,7 +106,15 @@ async fn accept(
             }
         };
         match accepted {
-            Ok((tcp, peer)) => serve(tcp, peer),
+            Ok((tcp, peer)) => {
+                let now = connections.sockets();
+                if now != policy {
+                    policy = now;
+                    policy.apply(&listener);
+                    policy.apply(&tcp);
+                }
+                serve(tcp, peer);
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 spare.complain(&error);

@@ -6,6 +6,7 @@
 //! readers could frame in two ways, or only a hostile pod would send, does not get that far.
 
 use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -111,9 +112,10 @@ fn invalid() -> io::Error {
 
 /// What the head at the start of these bytes says; nothing if it is not all there.
 fn judge(read: &[u8]) -> io::Result<Option<Framing>> {
-    let mut headers = [httparse::EMPTY_HEADER; LINES];
-    let mut response = httparse::Response::new(&mut headers);
-    let end = match response.parse(read) {
+    let mut headers = [const { MaybeUninit::uninit() }; LINES];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let end = match parser.parse_response_with_uninit_headers(&mut response, read, &mut headers) {
         Ok(httparse::Status::Complete(end)) => end,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(invalid()),

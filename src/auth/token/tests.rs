@@ -10,7 +10,7 @@ const T: &str = "eyJh.eyJi.c2ln";
 #[test]
 fn query_rule() {
     let found = |query: &str| {
-        locate(TokenPlace::Query, Some(query), None, None).map(|token| token.0.to_owned())
+        locate(TokenPlace::Query, Some(query), None, None).map(|token| token.text.to_owned())
     };
     for (query, expected) in [
         (format!("jwt_token={T}"), T.to_owned()),
@@ -45,8 +45,8 @@ fn query_rule() {
 fn bare_query_rule() {
     let argument = format!("jwt_token={T}");
     let found = |query| locate(TokenPlace::BareQuery, query, Some(b"x"), Some("x"));
-    assert_eq!(found(Some(T)), Ok(Token(T)));
-    assert_eq!(found(Some(&argument)), Ok(Token(&argument)));
+    assert_eq!(found(Some(T)), Ok(Token::new(T).unwrap()));
+    assert_eq!(found(Some(&argument)), Ok(Token::new(&argument).unwrap()));
     assert_eq!(found(Some("")), Err(Error::Missing));
     assert_eq!(found(None), Err(Error::Missing));
 }
@@ -55,7 +55,7 @@ fn bare_query_rule() {
 fn header_rule() {
     let found = |header: &str| {
         locate(TokenPlace::Header, Some(T), Some(header.as_bytes()), Some(T))
-            .map(|token| token.0.to_owned())
+            .map(|token| token.text.to_owned())
     };
     for (header, expected) in [
         (format!("Bearer {T}"), T.to_owned()),
@@ -79,8 +79,8 @@ fn header_rule() {
 #[test]
 fn path_rule() {
     let found = |captured| locate(TokenPlace::Path, Some("x"), Some(b"x"), captured);
-    assert_eq!(found(Some(T)), Ok(Token(T)));
-    assert_eq!(found(Some("Bearer x.y.z")), Ok(Token("x.y.z")));
+    assert_eq!(found(Some(T)), Ok(Token::new(T).unwrap()));
+    assert_eq!(found(Some("Bearer x.y.z")), Token::new("x.y.z"));
     assert_eq!(found(Some("")), Err(Error::Missing));
     assert_eq!(found(None), Err(Error::Missing));
 }
@@ -146,7 +146,7 @@ proptest! {
         if let Ok(token) = outcome {
             let source = if place == TokenPlace::Header { &header[..] } else { text.as_bytes() };
             let length = token.len();
-            prop_assert!(length > 0 && source.windows(length).any(|part| part == token.0.as_bytes()));
+            prop_assert!(length > 0 && source.windows(length).any(|part| part == token.text.as_bytes()));
         }
     }
 

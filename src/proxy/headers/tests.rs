@@ -1,3 +1,4 @@
+use super::super::trail;
 use super::*;
 use crate::config::Config;
 use crate::route::{NormalPath, Table};
@@ -17,9 +18,11 @@ fn sent(path: &str, headers: &[(&str, &str)], trusted: bool) -> RequestHeader {
         Client { address: peer, peer, trusted, certificate: None, scheme: "http".to_owned() };
     let public = host_of(&head);
     let public = public.as_ref().map(|host| host.to_str().unwrap());
+    let trail = trail::settle(&head, trusted);
     let rules = Rules {
         route: found.route,
         client: &client,
+        trail: &trail,
         target: "/target?q",
         sent: &upstream_host(found.route, found.port().unwrap(), public),
         upgrade: false,
