@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use deskgate::auth::mint::KeySet;
 use tempfile::TempDir;
 
-use crate::support::{BINARY, Gateway, KeyDir, free_port, tokens};
+use crate::support::{Gateway, KeyDir, binary, free_port, tokens};
 
 struct Said {
     code: i32,
@@ -29,7 +29,7 @@ fn deskgate(arguments: &[&str]) -> Said {
 
 /// Runs a command with this text on its standard input.
 fn told(arguments: &[&str], input: &str) -> Said {
-    let mut child = Command::new(BINARY)
+    let mut child = Command::new(binary())
         .args(arguments)
         .env_clear()
         .stdin(Stdio::piped())

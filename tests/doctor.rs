@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::fake_api::{Endpoint, FakeApi, Fault};
 use crate::support::name_server::NameServer;
-use crate::support::{BINARY, Exchange, Gateway, KeyDir, Origin, free_port, raw, tokens};
+use crate::support::{Exchange, Gateway, KeyDir, Origin, binary, free_port, raw, tokens};
 
 /// This pod, the edge's cluster address, and the desktops.
 const OWN: &str = "10.244.7.9";
@@ -144,7 +144,7 @@ impl World {
     fn examine(&self, more: &str, arguments: &[&str]) -> Said {
         let config = self.config(more);
         let fixed = ["doctor", "--json", "--config", config.to_str().unwrap()];
-        let output = Command::new(BINARY)
+        let output = Command::new(binary())
             .args(fixed)
             .args(arguments)
             .env_clear()
@@ -201,7 +201,7 @@ fn people_get_lines_with_numbers_and_remedies() {
     world.api.fail(Fault::Status(403));
     let config = world.config("");
     let arguments = ["doctor", "--config", config.to_str().unwrap()];
-    let output = Command::new(BINARY).args(arguments).env_clear().output().unwrap();
+    let output = Command::new(binary()).args(arguments).env_clear().output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.starts_with("D01 ok       configuration\n    valid\n"), "{text}");
@@ -223,7 +223,7 @@ fn a_configuration_that_is_wrong_ends_with_64() {
     said.expect("D01", "problem", "nonsense");
     assert_eq!(said.report["findings"].as_array().unwrap().len(), 1);
     for url in ["ftp://x", "https://user@x", "https://x/path", "nonsense"] {
-        let output = Command::new(BINARY).args(["doctor", "--url", url]).output().unwrap();
+        let output = Command::new(binary()).args(["doctor", "--url", url]).output().unwrap();
         assert_eq!(output.status.code(), Some(64), "{url}");
     }
 }

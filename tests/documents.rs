@@ -12,7 +12,7 @@ use deskgate::telemetry::metrics::{Discovery, Metrics, State};
 use deskgate::tunnel::ends::End;
 use deskgate::{auth, upstream};
 
-use crate::support::{BINARY, KeyDir, Site};
+use crate::support::{KeyDir, Site, binary};
 
 fn document(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -20,7 +20,7 @@ fn document(name: &str) -> String {
 
 #[test]
 fn the_readme_lists_the_routes_that_the_program_has() {
-    let printed = Command::new(env!("CARGO_BIN_EXE_deskgate")).arg("routes").output().unwrap();
+    let printed = Command::new(binary()).arg("routes").output().unwrap();
     let printed = String::from_utf8(printed.stdout).unwrap();
     let readme = document("README.md");
     let (_, rest) = readme.split_once("<!-- routes -->\n").unwrap();
@@ -86,7 +86,7 @@ fn the_manifests_configurations_are_valid() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/kubernetes");
     for file in ["base/deskgate.toml", "components/admin/deskgate.toml"] {
         for profile in ["abcdesktop-3", "abcdesktop-4"] {
-            let output = Command::new(BINARY)
+            let output = Command::new(binary())
                 .args(["check", "--config"])
                 .arg(folder.join(file))
                 .env_clear()

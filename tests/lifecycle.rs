@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::{BINARY, Client, Gateway, KeyDir, PODS, Site, echo, eventually, tokens};
+use crate::support::{Client, Gateway, KeyDir, PODS, Site, binary, echo, eventually, tokens};
 
 const ACCEPT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                       Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -124,7 +124,7 @@ fn run(config: &str) -> Output {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("deskgate.toml");
     std::fs::write(&path, config).unwrap();
-    Command::new(BINARY).args(["run", "--config"]).arg(path).env_clear().output().unwrap()
+    Command::new(binary()).args(["run", "--config"]).arg(path).env_clear().output().unwrap()
 }
 
 fn said(output: &Output) -> String {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{BINARY, KeyDir, eventually, free_port, raw};
+use crate::support::{KeyDir, binary, eventually, free_port, raw};
 use load::{Load, Ports};
 use samples::{Sample, Samples};
 
@@ -128,7 +128,7 @@ impl Edge {
     fn start(ports: Ports) -> Self {
         let (place, told) = (Place::new(ports), Arc::new(Told::default()));
         place.write(0);
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["run", "--config"]).arg(place.file()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();

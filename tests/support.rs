@@ -10,7 +10,7 @@ mod site;
 pub(crate) mod tokens;
 
 pub(crate) use client::{Client, Response, raw};
-pub(crate) use gateway::{BINARY, Gateway, KeyDir, free_port, write_keys};
+pub(crate) use gateway::{Gateway, KeyDir, binary, free_port, write_keys};
 pub(crate) use origin::{Exchange, Origin, Seen};
 pub(crate) use site::{PODS, Site, echo, pod_listeners, websocket};
 

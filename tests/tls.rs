@@ -233,7 +233,7 @@ fn either_listener_is_enough() {
         let tls = if tls { format!("[tls]\ncertificates = {pair}\n") } else { String::new() };
         let text = format!("[listen]\n{listen}[admin]\nlisten = []\n{tls}{}", keys.auth());
         std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(crate::support::BINARY);
+        let mut command = Command::new(crate::support::binary());
         command.args(["run", "--config"]).arg(&file).stdout(std::process::Stdio::null());
         command
     };

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::rig::{length, metric, skipped, tell, timed};
-use crate::support::{BINARY, Client, KeyDir, eventually, free_port, raw};
+use crate::support::{Client, KeyDir, binary, eventually, free_port, raw};
 
 /// More log lines than wait for a reader (telemetry/output.rs), of at least 300 bytes each.
 const TOO_MANY: usize = 8 * 1024 * 1024 / 300;
@@ -37,7 +37,7 @@ impl Process {
             keys.auth()
         );
         std::fs::write(&config, text).unwrap();
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["run", "--config"]).arg(&config).stdout(stdout).stderr(Stdio::null());
         let child = command.spawn().unwrap();
         let process = Self { child, address, admin, _keys: keys };

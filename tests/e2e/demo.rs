@@ -26,7 +26,7 @@ impl Demo {
         let address = format!("127.0.0.1:{port}");
         let novnc =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node_modules/@novnc/novnc");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_deskgate"))
+        let mut process = Command::new(crate::support::binary())
             .args(["demo", "--listen", &address, "--token-life", "30s", "--novnc"])
             .arg(novnc)
             .stdout(Stdio::piped())

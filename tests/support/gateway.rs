@@ -1,5 +1,6 @@
 //! The real binary, from start to end.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -15,7 +16,11 @@ use tempfile::TempDir;
 use super::client::raw;
 use super::{eventually, tokens};
 
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_deskgate");
+/// The program under test: the one that was built with the tests, or the one that `DESKGATE_BIN` names, such
+/// as a release.
+pub(crate) fn binary() -> OsString {
+    std::env::var_os("DESKGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_deskgate").into())
+}
 
 /// Times a start is tried when someone else took the port meanwhile.
 const TRIES: usize = 10;
@@ -69,12 +74,12 @@ impl Gateway {
     pub(crate) fn with_descriptors(toml: &str, most: u32) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut limited = Command::new("/bin/sh");
-        limited.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), BINARY]);
+        limited.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]).arg(binary());
         Self::try_run(limited, address, toml, &[]).unwrap()
     }
 
     fn try_start(address: SocketAddr, toml: &str, env: &[(&str, &str)]) -> Option<Self> {
-        Self::try_run(Command::new(BINARY), address, toml, env)
+        Self::try_run(Command::new(binary()), address, toml, env)
     }
 
     fn try_run(

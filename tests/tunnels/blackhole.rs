@@ -96,7 +96,7 @@ impl Scene {
             keys.auth()
         );
         std::fs::write(&config, text).unwrap();
-        let mut command = inside(&cable.here, crate::support::BINARY);
+        let mut command = inside(&cable.here, crate::support::binary());
         let gateway = Program::start("gateway", command.args(["run", "--config"]).arg(&config));
         while !gateway.line(LATE * 5).contains("listening") {}
         let (near, far) = (&cable.here, &cable.there);
