@@ -226,8 +226,8 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Whether opening it takes long enough to be felt by others on the same thread: with private keys
-    /// of 2048 bits and more, a quarter of a millisecond to ten.
+    /// Whether opening it takes long enough to be felt by others on the same thread: a tenth of a
+    /// millisecond to ten, with all keys but public ones of 1024 bits.
     #[must_use]
     pub fn is_costly(&self) -> bool {
         self.keys.payload.iter().any(PayloadKey::is_costly)

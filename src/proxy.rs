@@ -319,11 +319,14 @@ impl Gateway {
     /// Sets how long each side of a session may take.
     fn prepare(&self, session: &mut Session, rooms: &Rooms) {
         let listen = &rooms.listen;
-        // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close.
+        // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close. Of
+        // several `Connection` lines it reads the first.
         if session.get_keepalive().is_some() {
             let keepalive = listen.keepalive.as_secs().max(1);
             let spare = rooms.admission.pressure() < Level::NoKeepalive;
-            let kept = spare && !self.in_flight.is_leaving();
+            let kept = spare
+                && !self.in_flight.is_leaving()
+                && !headers::asks_to_close(session.req_header());
             session.set_keepalive(kept.then_some(keepalive));
         }
         session.set_pipelining_enabled(true);

@@ -161,6 +161,9 @@ fn of_upstream(error: upstream::Error) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "The desktop is not ready yet. This page tries again by itself.",
         ),
+        upstream::Error::Exhausted => {
+            (StatusCode::SERVICE_UNAVAILABLE, "Too much is going on here just now.")
+        }
         upstream::Error::DesktopReused
         | upstream::Error::DesktopAmbiguous
         | upstream::Error::ConnectFailed
@@ -185,7 +188,7 @@ pub fn close_of(problem: &Problem) -> (u16, String) {
         (_, "desktop_ending") => 4404,
         (429, _) => 4429,
         (_, "draining") => 1012,
-        (_, "overload_tunnels" | "overload_requests") => 1013,
+        (_, "overload_tunnels" | "overload_requests" | "exhausted") => 1013,
         _ => 1011, // RFC 6455 section 7.4.1: what was asked for cannot be fulfilled.
     };
     (code, serde_json::json!({ "reason": problem.error }).to_string())
@@ -453,6 +456,7 @@ mod tests {
             (Error::NoRoute, 404),
             (Error::PortRefused, 403),
             (Error::Upstream(upstream::Error::ConnectFailed), 502),
+            (Error::Upstream(upstream::Error::Exhausted), 503),
             (Error::Upstream(upstream::Error::ConnectTimeout), 504),
             (Error::Upstream(upstream::Error::InvalidResponse), 502),
             (Error::Upstream(upstream::Error::NoSuchName), 502),

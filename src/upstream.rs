@@ -58,6 +58,9 @@ pub enum Error {
     /// The desktops are not known yet.
     #[error("desktops unknown")]
     DesktopsUnknown,
+    /// This process has no descriptor, or this machine no port, left for a connection.
+    #[error("no descriptor or port is left for a connection")]
+    Exhausted,
     /// Not HTTP, or HTTP that nobody should forward.
     #[error("invalid response")]
     InvalidResponse,
@@ -77,7 +80,7 @@ pub enum Error {
 
 impl Error {
     /// Every failure, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::DesktopAmbiguous,
@@ -86,6 +89,7 @@ impl Error {
         Self::DesktopNotReady,
         Self::DesktopReused,
         Self::DesktopsUnknown,
+        Self::Exhausted,
         Self::InvalidResponse,
         Self::NameFailed,
         Self::NameTimeout,
@@ -105,6 +109,7 @@ impl Error {
             Self::DesktopNotReady => "desktop_not_ready",
             Self::DesktopReused => "desktop_reused",
             Self::DesktopsUnknown => "desktops_unknown",
+            Self::Exhausted => "exhausted",
             Self::InvalidResponse => "invalid_response",
             Self::NameFailed => "name_failed",
             Self::NameTimeout => "name_timeout",
@@ -191,6 +196,8 @@ impl Connection {
                         let _ = tcp.set_nodelay(true);
                         Box::new(Transport::new(Wire::Plain(tcp), *address))
                     }
+                    // Another address would need as much.
+                    Ok(Err(refused)) if is_exhausted(&refused) => return Err(Error::Exhausted),
                     Ok(Err(_)) => {
                         error = Error::ConnectFailed;
                         continue;
@@ -220,6 +227,13 @@ impl Connection {
             pool.keep(self.peer, transport, Instant::now());
         }
     }
+}
+
+/// Whether a connection was not even tried, since something of ours has run out.
+fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS))
 }
 
 /// What an error while an upstream is written to or read means.

@@ -205,6 +205,16 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(|token| token.trim().to_ascii_lowercase())
 }
 
+/// Whether the client's connection shall end with this request (RFC 9112 section 9.6).
+pub(super) fn asks_to_close(head: &RequestHeader) -> bool {
+    let mut lines = head.headers.get_all(header::CONNECTION).iter();
+    lines.any(|line| {
+        line.as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    })
+}
+
 /// Whether `Connection` names only what a client may have taken off: not what routes the request or
 /// says who asks, and not more than a proxy should have to look at (RFC 9110 section 7.6.1).
 pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {

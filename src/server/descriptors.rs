@@ -66,7 +66,12 @@ impl Spare {
     /// Accepts one connection with it. Another thread may be faster.
     pub(super) fn accept(&mut self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
         drop(self.descriptor.take()?);
-        listener.accept().now_or_never()?.ok()
+        let accepted = listener.accept().now_or_never().and_then(Result::ok);
+        if accepted.is_none() {
+            // The kernel wants a descriptor before it looks whether anybody waits, and nobody does.
+            self.refill();
+        }
+        accepted
     }
 
     /// Tells that nothing can be accepted.

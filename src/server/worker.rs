@@ -125,8 +125,9 @@ async fn accept(
                     let turn_away = connections.turn_away(tcp, peer, secure, refusal);
                     drop(timeout(LAST_WORD, turn_away).await);
                 }
-                sleep(PAUSE).await;
+                // At once: what is free for long goes to another worker's next connection.
                 spare.refill();
+                sleep(PAUSE).await;
             }
         }
     };

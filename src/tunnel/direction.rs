@@ -264,7 +264,8 @@ impl Direction {
         from: &mut Peer<R>,
         buffer: &'b mut [u8],
     ) -> Poll<Result<&'b mut [u8], Broken>> {
-        let (start, size) = (usize::from(self.holds), self.size as usize);
+        // Also tunnels that have read large pieces so far read small ones from now on.
+        let (start, size) = (usize::from(self.holds), (self.size as usize).min(MOST.load(Relaxed)));
         let mut space = ReadBuf::new(buffer.get_mut(start..start + size).unwrap_or_default());
         let Poll::Ready(read) = Pin::new(&mut from.stream).poll_read(cx, &mut space) else {
             return Poll::Pending;

@@ -1,10 +1,12 @@
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Watched, answer_or_echo, refusal};
-use crate::support::{Client, Site, eventually};
+use crate::support::{Client, Site, eventually, free_port};
+use crate::tls::{Issued, Tls};
 
 const ASK: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -90,6 +92,40 @@ fn an_address_has_no_more_places_than_others_have_left() {
     assert_eq!(connect("PROXY TCP6 2001:db8:0:1::3 ::1 1 2").1.status, 200);
     drop(held);
     eventually("a place for the address", || (connect(one).1.status == 200).then_some(()));
+}
+
+#[test]
+fn over_tls_a_connection_without_a_place_is_closed_without_a_handshake() {
+    let (port, issued) = (free_port(), Issued::new());
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let more = format!("[admin]\nlisten = [\"{admin}\"]\n[limits]\nconnections = 1\n");
+    let watched = Watched { site: issued.site(port, &more), admin };
+    watched.site.gateway.wait_for_line("admin interface listening");
+    let served = |tls: &mut Tls| {
+        let mut start = [0; 12];
+        tls.write_all(ASK.as_bytes()).and_then(|()| tls.read_exact(&mut start)).is_ok()
+            && start == *b"HTTP/1.1 200"
+    };
+    let mut held = eventually("a free place", || {
+        let mut tls = issued.connect(port);
+        served(&mut tls).then_some(tls)
+    });
+    let before = watched.refused("connections");
+    // One that says nothing, and one that begins a handshake.
+    let start = Instant::now();
+    assert_eq!(Client::connect(SocketAddr::from(([127, 0, 0, 1], port))).rest(), b"");
+    let mut stranger = issued.connect(port);
+    assert!(!served(&mut stranger) && stranger.conn.is_handshaking());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(watched.refused("connections") - before, 2.0);
+    // Who is there stays, and leaves a place.
+    let mut rest = [0; 4096];
+    drop(held.read(&mut rest));
+    assert!(
+        held.write_all(ASK.as_bytes()).is_ok() && held.read(&mut rest).is_ok_and(|got| got > 0)
+    );
+    drop(held);
+    eventually("a free place", || served(&mut issued.connect(port)).then_some(()));
 }
 
 #[test]

@@ -9,8 +9,9 @@ use crate::support::{Client, PODS, Site, tokens};
 /// Clients that begin a request and do not end it.
 const SLOW: usize = 1000;
 
-/// Requests with tokens that are no good.
+/// Requests with tokens that are no good, and how many of them are sent at once.
 const FORGED: usize = 20_000;
+const AT_ONCE: usize = 25;
 
 /// Asks one after the other while `busy`; panics unless each is served. Returns how long each took,
 /// in milliseconds, sorted.
@@ -77,17 +78,21 @@ fn a_flood_of_forged_tokens_holds_up_nobody() {
         let mut client = site.client();
         let mut answers = [0; 2];
         loop {
-            let number = next.fetch_add(1, Ordering::SeqCst);
-            if number >= FORGED {
+            let first = next.fetch_add(AT_ONCE, Ordering::SeqCst);
+            if first >= FORGED {
                 return answers;
             }
             // Each one is another, so that none is remembered: its signature must be looked at.
-            let token = format!("{message}.{number:08}{}", &signature[8..]);
-            let answer = client.ask(format!(
-                "GET /filer/x HTTP/1.1\r\nHost: x\r\nABCAuthorization: {token}\r\n\r\n"
-            ));
-            answers[usize::from(answer.status == 429)] += 1;
-            assert!(matches!(answer.status, 401 | 429), "{answer:?}");
+            let forge = |number| {
+                let token = format!("{message}.{number:08}{}", &signature[8..]);
+                format!("GET /filer/x HTTP/1.1\r\nHost: x\r\nABCAuthorization: {token}\r\n\r\n")
+            };
+            client.send((first..first + AT_ONCE).map(forge).collect::<String>());
+            for _ in 0..AT_ONCE {
+                let answer = client.response();
+                answers[usize::from(answer.status == 429)] += 1;
+                assert!(matches!(answer.status, 401 | 429), "{answer:?}");
+            }
         }
     };
     let busy = AtomicBool::new(true);

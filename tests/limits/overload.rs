@@ -1,10 +1,11 @@
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Watched, answer_or_echo, refusal};
-use crate::support::{Client, Gateway, Site, eventually, raw};
+use crate::support::{Client, Gateway, Origin, Site, eventually, raw};
 
 /// Writes the memory files of a cgroup that uses this share of its limit, in percent.
 fn use_memory(cgroup: &Path, percent: u64) {
@@ -96,6 +97,11 @@ fn without_descriptors_clients_are_told_and_served_again_when_there_are_some() {
     });
     assert_eq!(refusal(&refused), (503, "descriptors".to_owned(), 2));
     assert!(held.len() > 20, "{}", held.len());
+    // And so is everybody who comes after, at whichever worker.
+    for _ in 0..10 {
+        let mut client = Client::connect(gateway.address());
+        assert_eq!(refusal(&client.response()), (503, "descriptors".to_owned(), 2));
+    }
     gateway.wait_for_line("no connection can be accepted");
     gateway.wait_for_line("\"reason\":\"descriptors\"");
     // Who is connected is served.
@@ -104,6 +110,42 @@ fn without_descriptors_clients_are_told_and_served_again_when_there_are_some() {
     drop(held);
     eventually("service", || {
         let ask = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        raw(gateway.address(), ask).ok().filter(|answer| answer.status == 200).map(drop)
+    });
+}
+
+#[test]
+fn without_descriptors_a_request_that_needs_another_is_told_to_come_again() {
+    let pyos = Origin::start(answer_or_echo);
+    let at = pyos.address();
+    let toml = format!("[upstreams.pyos]\nhost = \"{}\"\nport = {}\n", at.ip(), at.port());
+    let gateway = Gateway::with_descriptors(&toml, 80);
+    let mut held = Vec::new();
+    eventually("no descriptor", || {
+        let mut client = Client::connect(gateway.address());
+        let served = client.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200;
+        held.push(client);
+        (!served).then_some(())
+    });
+    held.pop();
+    // Each takes a descriptor to pyos and keeps it.
+    for client in &mut held {
+        client.send("POST /API/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n");
+    }
+    gateway.wait_for_line("\"reason\":\"exhausted\"");
+    for client in &mut held {
+        drop(client.stream().write_all(b"body"));
+    }
+    let answers: Vec<_> = held.iter_mut().map(Client::response).collect();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
+    for answer in &refused {
+        assert_eq!(refusal(answer), (503, "exhausted".to_owned(), 2), "{answer:?}");
+    }
+    assert!(!refused.is_empty());
+    assert_eq!(pyos.seen().len(), answers.len() - refused.len());
+    drop(held);
+    let ask = "GET /API/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    eventually("service", || {
         raw(gateway.address(), ask).ok().filter(|answer| answer.status == 200).map(drop)
     });
 }

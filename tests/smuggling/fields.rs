@@ -1,4 +1,4 @@
-use super::rig::Want::{Either, Passed, PassedAndClosed, Refused};
+use super::rig::Want::{Passed, PassedAndClosed, Refused};
 use super::rig::{Rig, get, post, row};
 
 #[test]
@@ -65,7 +65,7 @@ fn connection_takes_away_only_what_belongs_to_the_connection() {
         row(
             "close after others",
             post("Connection: keep-alive\r\nConnection: close\r\nContent-Length: 4\r\n", "body"),
-            Either("body"),
+            PassedAndClosed("body"),
         ),
     ]);
     let first = &rig.recorder.messages()[0];

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::support::recorder::{Message, Recorder, State};
 use crate::support::{Client, Gateway, eventually};
 
-use Want::{Cut, Either, Passed, PassedAndClosed, Refused};
+use Want::{Cut, Passed, PassedAndClosed, Refused};
 
 /// What is glued to every row.
 pub(super) const SECOND: &str = "GET /API/second HTTP/1.1\r\nHost: desk.example\r\n\r\n";
@@ -23,8 +23,6 @@ pub(super) enum Want {
     Passed(&'static str),
     /// One request with this body, then an end of the connection.
     PassedAndClosed(&'static str),
-    /// One request with this body, then one of both: a client must repeat what was not answered.
-    Either(&'static str),
 }
 
 pub(super) type Row<'a> = (&'a str, Vec<u8>, Want);
@@ -78,18 +76,17 @@ impl Rig {
         let status = match want {
             Refused(status) => status,
             Cut => 400,
-            Passed(_) | PassedAndClosed(_) | Either(_) => 200,
+            Passed(_) | PassedAndClosed(_) => 200,
         };
         if first.status != status {
             return Err(format!("{first:?}"));
         }
-        if let Passed(_) | Either(_) = want {
-            match client.try_response("GET") {
-                Ok(second) if second.text().starts_with("/API/second") => return Ok(()),
-                Ok(second) => return Err(format!("second {second:?}")),
-                Err(error) if matches!(want, Passed(_)) => return Err(format!("second: {error}")),
-                Err(_) => {}
-            }
+        if let Passed(_) = want {
+            return match client.try_response("GET") {
+                Ok(second) if second.text().starts_with("/API/second") => Ok(()),
+                Ok(second) => Err(format!("second {second:?}")),
+                Err(error) => Err(format!("second: {error}")),
+            };
         }
         let mut rest = Vec::new();
         match client.from.read_to_end(&mut rest) {
@@ -163,12 +160,8 @@ fn judge(all: &[Message], number: usize, want: Want) -> Result<(), String> {
     let good = match want {
         Refused(_) => firsts.is_empty() && seconds.is_empty(),
         Cut => firsts.len() <= 1 && !states.contains(&&State::Whole) && seconds.is_empty(),
-        Passed(body) | PassedAndClosed(body) | Either(body) => {
-            let followed = match want {
-                Passed(_) => seconds.len() == 1,
-                PassedAndClosed(_) => seconds.is_empty(),
-                _ => seconds.len() <= 1,
-            };
+        Passed(body) | PassedAndClosed(body) => {
+            let followed = seconds.len() == usize::from(matches!(want, Passed(_)));
             let whole = |message: &&&Message| {
                 message.state == State::Whole && message.body == body.as_bytes()
             };

@@ -115,3 +115,35 @@ fn a_stalled_pod_costs_little_and_gets_everything_in_the_end() {
     }
     drop(flooding.join().unwrap());
 }
+
+#[test]
+fn when_memory_is_short_a_stalled_browser_costs_a_small_piece() {
+    const STALLED: usize = 24;
+    let cgroup = tempfile::TempDir::new().unwrap();
+    let memory = |name: &str, bytes: u64| {
+        std::fs::write(cgroup.path().join(name), format!("{bytes}\n")).unwrap();
+    };
+    memory("memory.max", 1000);
+    memory("memory.current", 500);
+    let rig = Rig::start(&format!("{ONE}[overload]\ncgroup = {:?}\n", cgroup.path()));
+    // They have got large pieces so far.
+    let opened: Vec<_> = (0..STALLED)
+        .map(|_| {
+            let (mut client, pod) = rig.open();
+            let flooding = flood(pod, 3);
+            take(&mut client, 3);
+            (client, flooding.join().unwrap())
+        })
+        .collect();
+    memory("memory.current", 930);
+    rig.gateway.wait_for_line("small_buffers");
+    let before = settled(&rig);
+    let stalled: Vec<_> =
+        opened.into_iter().map(|(client, pod)| (client, flood(pod, PIECES))).collect();
+    let each = settled(&rig).saturating_sub(before) / STALLED as u64;
+    assert!(each <= 40, "{each} KiB for each stalled browser");
+    for (client, flooding) in stalled {
+        drop(client);
+        drop(flooding.join());
+    }
+}

@@ -16,6 +16,9 @@ use crate::auth::{random, seal};
 /// smaller private keys.
 const AWS_LC_MIN_BITS: usize = 2048;
 
+/// Largest modulus of a public key whose seals are opened on the worker: 1024 bits.
+const CHEAP_BYTES: usize = 128;
+
 /// The keys that open the sealed `hash`, tried in order.
 pub struct PayloadKeys(Vec<PayloadKey>);
 
@@ -77,9 +80,13 @@ pub(in crate::auth) enum Opener {
 }
 
 impl PayloadKey {
-    /// Whether a seal costs more than a small fraction of a millisecond to open.
+    /// Whether a seal costs more to open than a worker's tunnels should wait for, also when ten come at
+    /// once: all do but those of small public keys, which take a few hundredths of a millisecond.
     pub(in crate::auth) fn is_costly(&self) -> bool {
-        matches!(self.opener(), Opener::Private(_))
+        match self.opener() {
+            Opener::Public(_) => self.size > CHEAP_BYTES,
+            Opener::Private(_) | Opener::SmallPrivate(_) => true,
+        }
     }
 
     /// Counts a token that the key was right for.

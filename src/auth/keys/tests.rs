@@ -66,6 +66,16 @@ fn the_fast_opener_is_used_where_it_can_be() {
 }
 
 #[test]
+fn all_keys_but_small_public_ones_are_costly() {
+    for (pair, cheap) in [(payload(), true), (medium(), false), (large(), false)] {
+        for (pem, costly) in [(&pair.spki, !cheap), (&pair.pkcs8, true)] {
+            let keys = PayloadKeys::load(&[file(pem)], false).unwrap();
+            assert_eq!(keys.iter().next().unwrap().is_costly(), costly, "{:?}", keys.describe());
+        }
+    }
+}
+
+#[test]
 fn descriptions_show_the_spki_digest() {
     let der = openssl(&["pkey", "-pubin", "-pubout", "-text_pub"], &signing().spki);
     assert!(der.contains("1024 bit"));
