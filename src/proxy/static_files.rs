@@ -26,15 +26,12 @@ pub(super) async fn serve(
     let request = session.req_header();
     let file = root.serve(&request.method, path, query, &request.headers).await;
     let mut file = file.map_err(Error::from)?;
-    let mut head = ResponseHeader::build(file.status, Some(file.headers.len() + 4))?;
-    for (name, value) in &file.headers {
-        head.append_header(name.clone(), value.clone())?;
-    }
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    (parts.status, parts.headers) = (file.status, file.headers);
     for (name, value) in &plan.route.headers.response {
-        if !head.headers.contains_key(name) {
-            head.insert_header(name.clone(), value.clone())?;
-        }
+        parts.headers.entry(name).or_insert_with(|| value.clone());
     }
+    let mut head = ResponseHeader::from(parts);
     respond::stamp(&mut head, session.req_header())?;
     write_head(session, head).await?;
     match &mut file.body {
