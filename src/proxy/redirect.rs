@@ -4,8 +4,9 @@ use http::HeaderMap;
 use pingora::http::RequestHeader;
 
 use super::client::Client;
+use super::headers;
 pub(crate) use super::headers::is_valid_host;
-use super::{Rooms, headers, path_and_query};
+use super::rooms::{Rooms, path_and_query};
 use crate::config::Listen;
 
 /// Port of https that an address does not name.
