@@ -39,8 +39,8 @@ const UNSENT: usize = 1460;
 /// and a TLS record's payload begins five bytes into its memory.
 pub const COPY: usize = 2048;
 
-/// Pieces of [`COPY`] bytes that are encrypted with one call: four records of TLS.
-const PIECES: usize = 32;
+/// Pieces of [`COPY`] bytes that are encrypted with one call: twelve records of TLS.
+const PIECES: usize = 96;
 
 /// A connection's bare stream.
 #[derive(Debug)]
@@ -163,6 +163,13 @@ impl Wire {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    /// Has TLS take so many bytes at once that the system does not take yet.
+    pub fn buffer(&mut self, most: usize) {
+        if let Self::Tls(tls) = self {
+            tls.get_mut().1.set_buffer_limit(Some(most));
         }
     }
 

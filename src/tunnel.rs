@@ -80,7 +80,9 @@ pub async fn start(
         tunnel.ended(ends::End::ClientLost);
         return Err(error);
     }
-    let (client, connection) = wire_of(client)?;
+    let (mut client, connection) = wire_of(client)?;
+    // One read is one write.
+    client.buffer(direction::LARGE);
     let seats = (connection, opening.seat);
     opening.sockets.apply(client.tcp());
     opening.sockets.apply(pod.tcp());
@@ -90,10 +92,11 @@ pub async fn start(
     let record = Box::new(opening.record);
     let id = announce(&tunnel, &record);
     let relay = relay(client, pod, early, tunnel, limits);
-    tokio::spawn(async move {
-        finish(*record, id, relay.await);
+    // Not an async block, which would have room for the relay twice.
+    tokio::spawn(relay.map(move |outcome| {
+        finish(*record, id, outcome);
         drop(seats);
-    });
+    }));
     Ok(id)
 }
 

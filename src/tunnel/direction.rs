@@ -17,12 +17,17 @@ use super::frames::{self, HELD, OWN, Pings, Side, Tracker};
 use super::random::SplitMix;
 use crate::transport::COPY;
 
+/// What is written at once, with the records of TLS around it, leaves in one burst of TCP: 64 KiB with
+/// all headers. A little more would leave as a burst and a packet of its own for the rest, which costs
+/// as much again.
+const BURST: usize = 63 * 1024;
+
 /// First size of a read, and the least.
-const SMALL: usize = 16 * 1024;
+const SMALL: usize = BURST / 4;
 
 /// Largest size of a read, and so, but for [`OWN`] and [`HELD`], the most that is kept for a side
-/// that stalls. With what TLS keeps it is 256 KiB.
-pub(super) const LARGE: usize = 192 * 1024;
+/// that stalls: by us or, encrypted, by TLS.
+pub(super) const LARGE: usize = 3 * BURST;
 
 /// Size of the buffer that is read into.
 pub(super) const BUFFER: usize = HELD + LARGE;
@@ -171,7 +176,7 @@ impl Direction {
 
     /// Whether the writer is behind, so that nothing is read.
     pub(super) fn blocked(&self) -> bool {
-        !self.kept.is_empty()
+        !self.kept.is_empty() || self.unflushed
     }
 
     /// Whether a ping to the writer makes sense.
@@ -215,15 +220,10 @@ impl Direction {
             if self.ended {
                 return self.poll_shut(cx, to);
             }
-            if self.muted {
-                // The reader may never run dry, and the last word must not wait for that.
-                ready!(self.poll_flush(cx, to))?;
-            }
-            let Poll::Ready(read) = self.poll_read(cx, from, buffer) else {
-                ready!(self.poll_flush(cx, to))?;
-                return Poll::Pending;
-            };
-            let chunk = read?;
+            // Nothing is read before all has gone, so TLS has room for the next chunk as a whole, and
+            // the last word does not wait for a reader that never runs dry.
+            ready!(self.poll_flush(cx, to))?;
+            let chunk = ready!(self.poll_read(cx, from, buffer))?;
             passed += chunk.len();
             ready!(self.poll_pass(cx, from, to, chunk))?;
             if passed >= LARGE {
