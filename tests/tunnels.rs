@@ -23,6 +23,8 @@ mod peers;
 mod pings;
 /// Sides that take nothing.
 mod pressure;
+/// Tunnels whose tokens are withdrawn.
+mod revoked;
 mod rig;
 /// What the system is told about both sockets.
 mod sockets;

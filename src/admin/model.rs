@@ -235,6 +235,8 @@ pub enum Revocation {
     Token(String),
     /// Every token of this pod, by its label.
     Pod(String),
+    /// Every token of every pod; must be true.
+    Everything(bool),
 }
 
 impl Revocation {
@@ -245,6 +247,7 @@ impl Revocation {
                 digits.len() == 12 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
             }
             Self::Pod(label) => (1..=253).contains(&label.chars().count()),
+            Self::Everything(really) => *really,
         }
     }
 }

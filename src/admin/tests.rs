@@ -150,6 +150,8 @@ async fn every_address_answers() {
         ("POST /admin/revoke", r#"{"pod":"pod-1"}"#, 200, Some(json!({"closed": 1}))),
         ("POST /admin/revoke", r#"{"token":"0123456789ab"}"#, 200, Some(json!({"closed": 0}))),
         ("POST /admin/revoke", r#"{"token":"0123456789AB"}"#, 400, None),
+        ("POST /admin/revoke", r#"{"everything":true}"#, 200, Some(json!({"closed": 0}))),
+        ("POST /admin/revoke", r#"{"everything":false}"#, 400, None),
         ("POST /admin/revoke", r#"{"pod":""}"#, 400, None),
         ("POST /admin/revoke", r#"{"pod":"a","token":"0123456789ab"}"#, 400, None),
         ("POST /admin/revoke", "{}", 400, None),

@@ -33,6 +33,8 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 struct Lists {
     tokens: HashSet<Fingerprint>,
+    /// When all tokens were withdrawn.
+    everything: Option<Duration>,
     /// When all tokens of a pod were withdrawn, by its label.
     pods: HashMap<Arc<str>, Duration>,
     /// In the order in which they came.
@@ -70,8 +72,13 @@ impl Revoked {
         });
     }
 
-    /// Whether this token was withdrawn, by itself or with all those of the pod that it means. One that
-    /// does not tell when it was issued counts as old.
+    /// Withdraws every token that was issued until `now`, since the Unix epoch.
+    pub fn everything(&self, now: Duration) {
+        self.change(|lists| lists.everything = Some(now));
+    }
+
+    /// Whether this token was withdrawn, by itself or with all those of the pod that it means, or with
+    /// all there were. One that does not tell when it was issued counts as old.
     #[must_use]
     pub fn holds(&self, desktop: &Desktop, pod: &str) -> bool {
         if !self.0.any.load(Ordering::Acquire) {
@@ -79,8 +86,9 @@ impl Revoked {
         }
         let lists = self.0.lists.load();
         let issued = Duration::from_secs(desktop.issued.unwrap_or_default());
+        let withdrawn = [lists.everything, lists.pods.get(pod).copied()];
         lists.tokens.contains(&desktop.fingerprint)
-            || lists.pods.get(pod).is_some_and(|at| issued <= *at + SKEW)
+            || withdrawn.iter().flatten().any(|at| issued <= *at + SKEW)
     }
 
     /// How many tokens and pods are remembered.
@@ -142,6 +150,18 @@ mod tests {
         revoked.pod("pod", Duration::from_secs(1_500));
         assert!(revoked.holds(&desktop("one", Some(1_400)), "pod"));
         assert_eq!(revoked.len(), (0, 1));
+    }
+
+    #[test]
+    fn all_tokens_are_withdrawn_up_to_a_moment() {
+        let revoked = Revoked::default();
+        revoked.pod("pod", Duration::from_secs(500));
+        revoked.everything(Duration::from_secs(1_000));
+        for (issued, held) in [(None, true), (Some(1_001), true), (Some(1_002), false)] {
+            for pod in ["pod", "other"] {
+                assert_eq!(revoked.holds(&desktop("one", issued), pod), held, "{issued:?}");
+            }
+        }
     }
 
     #[test]

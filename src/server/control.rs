@@ -299,11 +299,13 @@ impl Operations for Control {
                 }
             }
             Revocation::Pod(pod) => self.gateway.revoked.pod(pod, clock::now().wall),
+            Revocation::Everything(_) => self.gateway.revoked.everything(clock::now().wall),
         }
         self.gateway.tunnels.close_where(
             |info| match what {
                 Revocation::Token(token) => info.token.as_deref() == Some(token),
                 Revocation::Pod(pod) => *info.pod == **pod,
+                Revocation::Everything(_) => true,
             },
             End::Revoked,
         )

@@ -17,9 +17,9 @@ use super::rig::{
 };
 use crate::support::{Client, Gateway, PODS, Site, eventually, noise, pod_listeners, tokens};
 
-type Stream = BufReader<TcpStream>;
+pub(super) type Stream = BufReader<TcpStream>;
 
-fn runtime() -> Runtime {
+pub(super) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
@@ -34,7 +34,7 @@ async fn head(stream: &mut Stream) -> io::Result<String> {
 }
 
 /// The next frame of at most 64 KiB: code and payload.
-async fn frame(stream: &mut Stream) -> io::Result<(u8, Vec<u8>)> {
+pub(super) async fn frame(stream: &mut Stream) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 2];
     stream.read_exact(&mut head).await?;
     let length = match head[1] & 0x7f {
@@ -53,7 +53,7 @@ async fn frame(stream: &mut Stream) -> io::Result<(u8, Vec<u8>)> {
 }
 
 /// Upgrades with this token.
-async fn upgrade(address: SocketAddr, token: &str) -> io::Result<(Stream, String)> {
+pub(super) async fn upgrade(address: SocketAddr, token: &str) -> io::Result<(Stream, String)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(512, stream);
@@ -64,7 +64,7 @@ async fn upgrade(address: SocketAddr, token: &str) -> io::Result<(Stream, String
 }
 
 /// Pods that send every message back, until one says how they are to end.
-fn pods(runtime: &Runtime, listener: std::net::TcpListener) {
+pub(super) fn pods(runtime: &Runtime, listener: std::net::TcpListener) {
     listener.set_nonblocking(true).unwrap();
     let listener = runtime.block_on(async { TcpListener::from_std(listener) }).unwrap();
     runtime.spawn(async move {
