@@ -4,7 +4,7 @@ mod dashboard;
 mod demo;
 pub(crate) mod rig;
 
-use crate::support::Gateway;
+use crate::support::{Gateway, raw};
 use rig::{Desktop, Picture, Script, Sealing, Website};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,13 @@ const ADA_POD: &str = "127.0.0.2";
 const BOB_POD: &str = "127.0.0.3";
 const TTL: i64 = 420; // od.config's
 
-fn gateway_config(keys: &Path, sealing: Sealing, website: SocketAddr, vnc_port: u16) -> String {
+fn gateway_config(
+    keys: &Path,
+    sealing: Sealing,
+    website: SocketAddr,
+    vnc_port: u16,
+    admin: u16,
+) -> String {
     let signing = keys.join(rig::SIGNING_PUBLIC);
     let payload = keys.join(sealing.opening_key());
     format!(
@@ -26,6 +32,8 @@ fn gateway_config(keys: &Path, sealing: Sealing, website: SocketAddr, vnc_port: 
         [auth]
         signing_keys = [{signing:?}]
         payload_keys = [{payload:?}]
+        [admin]
+        listen = ["127.0.0.1:{admin}"]
         [desktop]
         cidrs = ["127.0.0.0/8"]
         ports = {{ vnc = {vnc_port} }}
@@ -55,6 +63,8 @@ struct Site {
     keys: TempDir,
     sealing: Sealing,
     vnc_port: u16,
+    /// Port of the operators' interface.
+    admin: u16,
 }
 
 impl Site {
@@ -63,13 +73,24 @@ impl Site {
         rig::openssl_keys(keys.path(), 2048);
         let website = Website::start();
         let vnc_port = rig::free_port(&[ADA_POD, BOB_POD]);
-        let config = gateway_config(keys.path(), sealing, website.address(), vnc_port);
+        let admin = rig::free_port(&["127.0.0.1"]);
+        let config = gateway_config(keys.path(), sealing, website.address(), vnc_port, admin);
         let gateway = Gateway::start(&config);
-        Self { gateway, website, keys, sealing, vnc_port }
+        Self { gateway, website, keys, sealing, vnc_port, admin }
     }
 
     fn token(&self, pod: &str, seconds: i64) -> String {
         rig::pyos_token(self.sealing, self.keys.path(), pod, seconds)
+    }
+
+    /// How many pings browsers have answered.
+    fn pings(&self) -> f64 {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.admin));
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let text = raw(address, head).unwrap().text();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("deskgate_tunnel_rtt_seconds_count "));
+        line.unwrap().parse().unwrap()
     }
 
     fn page(&self) -> Script {
@@ -123,6 +144,42 @@ fn the_picture_stays_and_keys_arrive_while_pings_flow() {
     assert_eq!(desktop.typed_like("pong"), "pong");
     // It is still the first.
     assert_eq!(report.sockets.len(), 1, "{:#?}", report.sockets);
+}
+
+/// An hour with its 144 pings in the time of 72 seconds: twelve spells of silence, a line typed after
+/// each.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that silently proves nothing is worse than none")]
+fn slow_an_hour_of_silence_and_typing_changes_no_pixel_and_loses_no_key() {
+    const PINGS: f64 = 144.0;
+    if std::env::var_os("DESKGATE_SLOW").is_none_or(|value| value != "1") {
+        println!("skipped: it takes more than a minute, and runs with DESKGATE_SLOW=1");
+        return;
+    }
+    let site = Site::start(Sealing::PublicKey);
+    let desktop = Desktop::start(ADA_POD, site.vnc_port, &ADA);
+    let points = Picture::probes();
+    let mut script = site.page().start(&site.token(ADA_POD, TTL)).wait_for_picture(&ADA);
+    script = script.click(desktop.typing_at());
+    let mut typed = String::new();
+    for spell in 1..=12 {
+        let word = format!("spell{spell} ");
+        typed.push_str(&word);
+        script = script
+            .wait(&format!(
+                "performance.now() - (window.begun ??= performance.now()) > {}",
+                6500 * spell
+            ))
+            .type_text(&word)
+            .until_typed(&desktop, &typed);
+    }
+    let script = script.wait("window.state === 'connected'").wait_for_picture(&ADA);
+    let report = rig::browse(&script.pixels("seen", &points)).assert_done();
+    assert_eq!(report.pixels("seen"), ADA.colours_at(&points));
+    assert_eq!(desktop.typed_like(&typed), typed);
+    assert_eq!(report.sockets.len(), 1, "{:#?}", report.sockets);
+    let pings = site.pings();
+    assert!(pings >= PINGS, "{pings} pings");
 }
 
 #[test]

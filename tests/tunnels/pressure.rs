@@ -1,5 +1,6 @@
 use std::io::Write;
 use std::sync::OnceLock;
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 
 use super::rig::{BINARY, Held, Rig, TEXT, frame, masked, plain, read_frame};
@@ -146,4 +147,54 @@ fn when_memory_is_short_a_stalled_browser_costs_a_small_piece() {
         drop(client);
         drop(flooding.join());
     }
+}
+
+/// What a keystroke's answer may have before it: buffers of both connections, whatever the system
+/// makes of them. A relay that served the picture first would never come to the key.
+const BETWEEN: usize = 64 << 20;
+
+#[test]
+fn keys_come_back_while_the_same_tunnel_carries_a_picture_as_fast_as_it_goes() {
+    const KEYS: u32 = 50;
+    const PICTURE: usize = 64 * 1024;
+    let rig = Rig::start(ONE);
+    let (mut client, pod) = rig.open();
+    let (key, keys) = channel();
+    let mut pixels = pod.stream.get_ref().try_clone().unwrap();
+    let mut pod = pod;
+    let listening = thread::spawn(move || {
+        for _ in 0..KEYS {
+            key.send(pod.frame().unwrap().payload).unwrap();
+        }
+        pod
+    });
+    let painting = thread::spawn(move || {
+        let (mut pictures, mut echoed) = (0_u64, 0);
+        while echoed < KEYS {
+            while let Ok(key) = keys.try_recv() {
+                pixels.write_all(&plain(TEXT, &key)).unwrap();
+                echoed += 1;
+            }
+            pixels.write_all(&plain(BINARY, &piece(pictures)[..PICTURE])).unwrap();
+            pictures += 1;
+        }
+    });
+    let mut pictures = 0_u64;
+    for number in 0..KEYS {
+        client.send(masked(TEXT, &number.to_be_bytes()));
+        let before = pictures;
+        loop {
+            let got = read_frame(&mut client.from).expect("cut off");
+            if got.code == TEXT {
+                assert_eq!(got.payload, number.to_be_bytes());
+                break;
+            }
+            assert!(got.payload == piece(pictures)[..PICTURE], "picture {pictures} is another one");
+            pictures += 1;
+            let between = (pictures - before) as usize * PICTURE;
+            assert!(between <= BETWEEN, "key {number} did not come back within {between} bytes");
+        }
+    }
+    painting.join().unwrap();
+    drop(listening.join().unwrap());
 }
