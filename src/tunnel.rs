@@ -89,13 +89,13 @@ pub async fn start(
     let ping = Some(opening.ping).filter(|ping| !ping.is_zero());
     let limits = Limits { idle: opening.timeouts.idle, ping };
     let early = Early { to_pod, to_client };
-    let record = Box::new(opening.record);
-    let id = announce(&tunnel, &record);
+    let id = announce(&tunnel, &opening.record);
     let relay = relay(client, pod, early, tunnel, limits);
+    let last = Box::new((opening.record, id, seats));
     // Not an async block, which would have room for the relay twice.
     tokio::spawn(relay.map(move |outcome| {
-        finish(*record, id, outcome);
-        drop(seats);
+        let (record, id, _seats) = *last;
+        finish(record, id, outcome);
     }));
     Ok(id)
 }

@@ -97,8 +97,8 @@ impl<S> Peer<S> {
     }
 }
 
-/// What the writer did not take yet.
-#[derive(Debug, Default)]
+/// What the writer did not take yet: at least a byte.
+#[derive(Debug)]
 struct Kept {
     bytes: Vec<u8>,
     start: usize,
@@ -107,27 +107,19 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, start: 0, own: 0..0 }
+    fn new(bytes: Vec<u8>, own: Range<u32>) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| Box::new(Self { bytes, start: 0, own }))
     }
 
     fn rest(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Drops `count` bytes that were taken, and the memory with the last; returns how many of them
-    /// were not our own.
+    /// Drops `count` bytes that were taken; returns how many of them were not our own.
     fn advance(&mut self, count: usize) -> u64 {
         let (start, end) = (self.start, self.start + count);
         let own = end.min(self.own.end as usize).saturating_sub(start.max(self.own.start as usize));
         self.start = end;
-        if end >= self.bytes.len() {
-            *self = Self::default();
-        }
         (count - own) as u64
     }
 }
@@ -136,7 +128,8 @@ impl Kept {
 #[derive(Debug)]
 pub(super) struct Direction {
     pub(super) tracker: Tracker,
-    kept: Kept,
+    /// In a box: a tunnel hardly ever has it.
+    kept: Option<Box<Kept>>,
     /// Bytes delivered, without our own frames.
     pub(super) moved: u64,
     /// Size of the next read.
@@ -162,7 +155,7 @@ impl Direction {
         tracker.follow(&mut early, &mut Pings::new(0));
         Self {
             tracker,
-            kept: Kept::new(early),
+            kept: Kept::new(early, 0..0),
             moved: 0,
             size: SMALL as u32,
             held: [0; HELD],
@@ -176,7 +169,7 @@ impl Direction {
 
     /// Whether the writer is behind, so that nothing is read.
     pub(super) fn blocked(&self) -> bool {
-        !self.kept.is_empty() || self.unflushed
+        self.kept.is_some() || self.unflushed
     }
 
     /// Whether a ping to the writer makes sense.
@@ -186,7 +179,7 @@ impl Direction {
 
     /// Whether everything that will ever be said to `to` has gone out.
     pub(super) fn said<W>(&self, to: &Peer<W>) -> bool {
-        to.wanted.is_none() && self.kept.is_empty() && !self.unflushed
+        to.wanted.is_none() && !self.blocked()
     }
 
     /// Gives up a side, so that the other can still be told why.
@@ -194,7 +187,7 @@ impl Direction {
         match broken {
             Broken::Reader => self.ended = true,
             Broken::Writer => {
-                self.kept = Kept::default();
+                self.kept = None;
                 self.muted = true;
                 self.shut = true;
                 self.unflushed = false;
@@ -241,10 +234,11 @@ impl Direction {
         to: &mut Peer<W>,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            while !self.kept.is_empty() {
-                let written = ready!(poll_write(cx, to, self.kept.rest()))?;
-                self.moved += self.kept.advance(written);
+            while let Some(kept) = &mut self.kept {
+                let written = ready!(poll_write(cx, to, kept.rest()))?;
+                self.moved += kept.advance(written);
                 self.unflushed = true;
+                self.kept.take_if(|kept| kept.rest().is_empty());
             }
             let Some(own) = to.wanted else { return Poll::Ready(Ok(())) };
             if self.tracker.open_boundary() && !self.muted && !self.shut {
@@ -315,7 +309,7 @@ impl Direction {
         }
         while !rest.is_empty() {
             let Poll::Ready(written) = poll_write(cx, to, rest) else {
-                self.kept = Kept::new(copied(rest));
+                self.kept = Kept::new(copied(rest), 0..0);
                 return Poll::Pending;
             };
             let written = written?;
@@ -339,7 +333,7 @@ impl Direction {
             // Nothing may follow a Close frame.
             Own::Close(..) => self.muted = true,
         }
-        self.kept = Kept { bytes, start: 0, own: at as u32..own_end };
+        self.kept = Kept::new(bytes, at as u32..own_end);
     }
 
     fn poll_flush<W: AsyncWrite + Unpin>(
