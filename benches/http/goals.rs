@@ -32,6 +32,8 @@ const CONNECTION: &str = "CPU per connection";
 const COLD: &str = "CPU per new token, all in";
 const WAIT: &str = "longest wait beside new tokens";
 const MESSAGE: &str = "CPU per message";
+const P99: &str = "p99";
+const KEYS: &str = "p99, beside the picture";
 const BULK: &str = "CPU per GB";
 const LOAD: &str = "CPU per second of load";
 const TUNNEL: &str = "PSS per tunnel";
@@ -97,11 +99,17 @@ pub(crate) const GOALS: &[Goal] = &[
     tunnel("bulk, 64 streams, TLS", BULK, NGINX_64K, 0.55),
     tunnel("bulk, 64 streams, TLS", BULK, HAPROXY, 0.5),
     tunnel("echo, 1 connection, plain", MESSAGE, NGINX, 1.0),
+    tunnel("echo, 1 connection, plain", P99, NGINX, 1.0),
     tunnel("echo, 16 connections, plain", MESSAGE, NGINX, 1.0),
+    tunnel("echo, 16 connections, plain", P99, NGINX, 1.0),
     tunnel("echo, 1 connection, TLS", MESSAGE, NGINX, 1.0),
+    tunnel("echo, 1 connection, TLS", P99, NGINX, 1.0),
     tunnel("echo, 16 connections, TLS", MESSAGE, NGINX, 1.0),
+    tunnel("echo, 16 connections, TLS", P99, NGINX, 1.0),
     tunnel("64 desktops, plain", LOAD, NGINX, 0.45),
     tunnel("64 desktops, TLS", LOAD, NGINX, 0.4),
+    tunnel("keystrokes, plain", KEYS, NGINX, 1.0),
+    tunnel("keystrokes, TLS", KEYS, NGINX, 1.0),
     tunnel("5000 idle tunnels, plain", TUNNEL, KIB, 3.0),
     tunnel("5000 idle tunnels, TLS", TUNNEL, KIB, 15.0),
 ];

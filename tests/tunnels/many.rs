@@ -15,7 +15,9 @@ use super::rig::{
     ACCEPT, BINARY, CLOSE, LATE, MASK, PING, PONG, allow_descriptors, masked, plain, screen, slow,
     with_port,
 };
-use crate::support::{Client, Gateway, PODS, Site, eventually, noise, pod_listeners, tokens};
+use crate::support::{
+    Client, Gateway, PODS, Site, eventually, free_port, noise, pod_listeners, raw, tokens,
+};
 
 pub(super) type Stream = BufReader<TcpStream>;
 
@@ -235,6 +237,8 @@ struct Restless {
     gateway: Gateway,
     dir: TempDir,
     port: u16,
+    /// The operators' interface.
+    admin: SocketAddr,
     /// Public signing keys, and who signs for them.
     keys: [(String, Minter); 2],
 }
@@ -246,18 +250,19 @@ impl Restless {
         let dir = TempDir::new().unwrap();
         replace(&dir.path().join("signing.pem"), &keys[0].0);
         replace(&dir.path().join("payload.pem"), &tokens::keys().payload_private);
-        let gateway = Gateway::start(&Self::config(&dir, port, 0));
-        Self { gateway, dir, port, keys }
+        let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let gateway = Gateway::start(&Self::config(&dir, port, admin, 0));
+        Self { gateway, dir, port, admin, keys }
     }
 
     /// Another one each round.
-    fn config(dir: &TempDir, port: u16, round: usize) -> String {
+    fn config(dir: &TempDir, port: u16, admin: SocketAddr, round: usize) -> String {
         let path = |name: &str| dir.path().join(name);
         let (signing, payload) = (path("signing.pem"), path("payload.pem"));
         let (level, read) = (["info", "debug"][round % 2], 60 + round);
         let text = format!(
             "[auth]\nsigning_keys = [{signing:?}]\npayload_keys = [{payload:?}]\n\
-             [log]\nlevel = \"{level}\"\n{}timeouts = {{ read = \"{read}s\" }}\n",
+             [admin]\nlisten = [\"{admin}\"]\n[log]\nlevel = \"{level}\"\n{}timeouts = {{ read = \"{read}s\" }}\n",
             screen("tunnel = { ping = \"1s\" }")
         );
         with_port(&text, port)
@@ -274,7 +279,7 @@ impl Restless {
         replace(&self.dir.path().join("signing.pem"), &text);
         let count = || self.gateway.output().matches("configuration reloaded").count();
         let before = count();
-        self.gateway.reconfigure(&Self::config(&self.dir, self.port, round));
+        self.gateway.reconfigure(&Self::config(&self.dir, self.port, self.admin, round));
         self.gateway.signal("HUP");
         eventually("the reload", || (count() > before).then_some(()));
     }
@@ -311,6 +316,10 @@ fn thousands_of_tunnels_never_notice_that_everything_is_reloaded_20_times() {
         let want = if both { 101 } else { 401 };
         assert_eq!(client.head().unwrap().status, want, "round {round}");
     }
+    let head =
+        format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", edge.admin);
+    let metrics = raw(edge.admin, head).unwrap().text();
+    assert!(metrics.contains("\ndeskgate_tunnels_dropped_by_reload_total 0\n"), "{metrics}");
     // A moment to talk on in the last state, and then everybody says goodbye by himself.
     std::thread::sleep(Duration::from_secs(2));
     assert!(talks.try_join_next().is_none(), "a tunnel ended");
