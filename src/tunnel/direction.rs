@@ -182,6 +182,11 @@ impl Direction {
         to.wanted.is_none() && !self.blocked()
     }
 
+    /// Whether its writer was given up, or the last word was said to it.
+    pub(super) fn muted(&self) -> bool {
+        self.muted
+    }
+
     /// Gives up a side, so that the other can still be told why.
     pub(super) fn give_up(&mut self, broken: Broken) {
         match broken {

@@ -277,6 +277,13 @@ where
             (Poll::Ready(Ok(())) | Poll::Pending, Poll::Ready(Ok(())) | Poll::Pending) => None,
         };
         match (broken, &self.closing) {
+            (None, None) if self.up.muted() => self.poll_last_words(down.is_ready()),
+            (Some((Broken::Writer, false)), None) if !self.down.blocked() => {
+                // The pod hears nothing any more, but what it said before may not have been read yet.
+                self.up.give_up(Broken::Writer);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             (Some((_, client)), None) => {
                 Poll::Ready(if client { End::ClientLost } else { End::PodLost })
             }
@@ -292,6 +299,12 @@ where
             }
             (None, _) => self.poll_closing(),
         }
+    }
+
+    /// Ready when a pod that hears nothing has no more to say, or the client does not take it.
+    fn poll_last_words(&self, all: bool) -> Poll<End> {
+        let end = self.goodbye.unwrap_or(End::PodLost);
+        if all || self.down.blocked() { Poll::Ready(end) } else { Poll::Pending }
     }
 
     /// Notes what was received and delivered; `up` and `down` are the bytes delivered until then.

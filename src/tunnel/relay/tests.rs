@@ -187,6 +187,54 @@ async fn a_broken_side_is_named() {
     assert_eq!(rig.relay.await.unwrap().end, End::ClientLost);
 }
 
+/// A pod that has said something and is gone: writes fail before what it said can be read.
+struct Gone(std::collections::VecDeque<&'static [u8]>);
+
+impl AsyncRead for Gone {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.0.pop_front() {
+            Some(b"") => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            said => space.put_slice(said.unwrap_or_default()),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Gone {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_a_pod_that_hears_nothing_arrive() {
+    for (last, end) in [(&[0x88, 2, 15, 161][..], End::PodClose), (&[0x82, 2, 1, 2], End::PodLost)]
+    {
+        let (mut client, near) = duplex(1000);
+        let pod = Gone([&b""[..], b"", b"\x82\x01a", b"", last].into());
+        let tunnel = Registry::default().open(info(None));
+        let relay = tokio::spawn(relay(near, pod, Early::default(), tunnel, QUIET));
+        client.write_all(&masked(0x82, b"key")).await.unwrap();
+        assert_eq!(read_to_end(&mut client).await, [&b"\x82\x01a"[..], last].concat());
+        assert_eq!(relay.await.unwrap().end, end);
+    }
+}
+
 // Silence
 
 #[tokio::test(start_paused = true)]
