@@ -66,6 +66,19 @@ fn an_idle_connection_is_closed_without_a_word() {
     assert_eq!(client.rest(), b"");
 }
 
+#[test]
+fn a_client_may_ask_for_the_end_on_any_connection_line() {
+    let site = Site::start();
+    for lines in ["close", "keep-alive\r\nConnection: close", "x\r\nConnection: y, Close"] {
+        let mut client = site.client();
+        let head = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: {lines}\r\n\r\n");
+        let answer = client.ask(head);
+        let connection = answer.header("connection");
+        assert_eq!((answer.status, connection.as_deref()), (200, Some("close")), "{lines}");
+        assert_eq!(client.rest(), b"", "{lines}");
+    }
+}
+
 /// A PROXY protocol header of version 2 for TCP over IPv4.
 fn version_2(source: [u8; 4]) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();

@@ -114,6 +114,15 @@ mod tests {
     }
 
     #[test]
+    fn an_open_file_is_not_kept() {
+        let (recent, now) = (Recent::new(1 << 20, Duration::from_secs(1)), Instant::now());
+        let asked = Asked::new("/a", None);
+        let file = Content::File(tempfile::tempfile().unwrap().into());
+        recent.keep(asked.clone(), &form(file), now);
+        assert!(recent.find(&asked, now).is_none());
+    }
+
+    #[test]
     fn no_more_is_kept_than_its_bytes() {
         let (lasts, now) = (Duration::from_secs(1), Instant::now());
         let recent = Recent::new(10_000, lasts);

@@ -152,6 +152,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_was_idle_for_too_long_is_not_used() {
+        let (pool, now) = (Pool::new(2), Instant::now());
+        let (transport, _theirs, address) = pair().await;
+        pool.keep(peer(address, None), transport, now);
+        assert!(pool.take(&peer(address, None), now + IDLE).is_none());
+    }
+
+    #[tokio::test]
     async fn one_on_which_something_came_is_not_used() {
         for says_something in [false, true] {
             let (pool, now) = (Pool::new(2), Instant::now());
