@@ -43,6 +43,6 @@ fn row(route: &Route) -> String {
         route.name,
         if route.websocket { "yes" } else { "" },
         route.limits.body,
-        humantime_serde::re::humantime::format_duration(route.timeouts.read),
+        humantime::format_duration(route.timeouts.read),
     )
 }

@@ -7,10 +7,10 @@ use std::cell::RefCell;
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use humantime::format_rfc3339_seconds;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{self as clock, FormatTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -35,7 +35,8 @@ where
         // A line of its own first: each piece through the writer would be a call through a table.
         let mut line = String::with_capacity(LINE);
         line.push_str("{\"timestamp\":\"");
-        time(&mut line)?;
+        #[expect(clippy::disallowed_methods, reason = "the time of the line, not of a decision")]
+        time(&mut line, SystemTime::now())?;
         line.push_str("\",\"level\":\"");
         line.push_str(event.metadata().level().as_str());
         line.push('"');
@@ -49,23 +50,22 @@ where
     }
 }
 
-/// The time of now (RFC 3339) to the microsecond. Everything but the fraction is the last line's, as long
-/// as the second is.
-fn time(to: &mut String) -> fmt::Result {
+/// A time (RFC 3339) to the microsecond. Everything but the fraction is the last line's, as long as the
+/// second is.
+fn time(to: &mut String, now: SystemTime) -> fmt::Result {
     thread_local! {
         static LAST: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
-    #[expect(clippy::disallowed_methods, reason = "the time of the line, not of a decision")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     LAST.with_borrow_mut(|(second, text)| {
-        if *second != now.as_secs() || text.is_empty() {
+        if *second != since.as_secs() || text.is_empty() {
             text.clear();
-            clock::SystemTime.format_time(&mut Writer::new(text))?;
-            text.truncate(text.rfind('.').unwrap_or(text.len()));
-            *second = now.as_secs();
+            write!(text, "{}", format_rfc3339_seconds(now))?;
+            text.truncate(text.len() - 1); // Z
+            *second = since.as_secs();
         }
         to.push_str(text);
-        write!(to, ".{:06}Z", now.subsec_micros())
+        write!(to, ".{:06}Z", since.subsec_micros())
     })
 }
 
@@ -157,6 +157,7 @@ impl<W: Write> Write for Escaped<'_, W> {
 mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use proptest::prelude::*;
     use tracing_subscriber::layer::SubscriberExt;
@@ -186,6 +187,18 @@ mod tests {
         let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(written.matches('\n').count(), 1, "{written}");
         serde_json::from_str(&written).unwrap()
+    }
+
+    #[test]
+    fn the_time_of_a_line_is_its_own() {
+        let mut told = String::new();
+        for micros in [1_790_000_000_999_999, 1_790_000_001_000_000, 1_790_000_001_000_042] {
+            time(&mut told, UNIX_EPOCH + Duration::from_micros(micros)).unwrap();
+            told.push(' ');
+        }
+        let expected =
+            "2026-09-21T14:13:20.999999Z 2026-09-21T14:13:21.000000Z 2026-09-21T14:13:21.000042Z ";
+        assert_eq!(told, expected);
     }
 
     #[test]
