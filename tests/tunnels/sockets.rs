@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::peers::Library;
 use super::rig::{Program, Rig};
+use crate::support::{Client, eventually};
 
 /// What the gateway has set at its end of a connection of ours.
 fn policy(sockets: &Value, ours: &TcpStream) -> Value {
@@ -17,13 +18,18 @@ fn policy(sockets: &Value, ours: &TcpStream) -> Value {
     socket.unwrap_or_else(|| panic!("the gateway has no such socket: {sockets}")).clone()
 }
 
+/// All sockets of the gateway, as the system describes them.
+fn sockets(rig: &Rig) -> Value {
+    let mut look = Library::Python.command();
+    let look = Program::start("look", look.args(["sockets", &rig.gateway.pid().to_string()]));
+    look.report(Duration::from_secs(30))
+}
+
 /// `unsent` in bytes, the others in seconds.
 fn both_sides(toml: &str, unsent: u32, user_timeout: u32, keepalive: u32) {
     let rig = Rig::start(toml);
     let (client, pod) = rig.open();
-    let mut look = Library::Python.command();
-    let look = Program::start("look", look.args(["sockets", &rig.gateway.pid().to_string()]));
-    let sockets = look.report(Duration::from_secs(30));
+    let sockets = sockets(&rig);
     for stream in [client.stream(), pod.stream.get_ref()] {
         let mut policy = policy(&sockets, stream);
         let policy = policy.as_object_mut().unwrap();
@@ -50,4 +56,21 @@ fn small_writes_go_at_once_little_waits_unsent_and_the_dead_are_noticed() {
 fn the_configuration_says_how() {
     let keys = "unsent = \"64KiB\"\nuser_timeout = \"12s\"\nkeepalive = \"20s\"";
     both_sides(&format!("[tunnel]\n{keys}\n"), 64 * 1024, 12, 20);
+}
+
+#[test]
+fn clients_have_the_options_of_their_listener_and_of_the_latest_configuration() {
+    let rig = Rig::start("[listen]\nwrite_timeout = \"17s\"\n");
+    let is_set = |seconds: u32| {
+        let mut client = Client::connect(rig.gateway.address());
+        // It is accepted when it is answered.
+        assert_eq!(client.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200);
+        let policy = policy(&sockets(&rig), client.stream());
+        assert_eq!((&policy["TCP_NODELAY"], &policy["SO_KEEPALIVE"]), (&json!(1), &json!(1)));
+        (&policy["TCP_USER_TIMEOUT"], &policy["TCP_KEEPIDLE"])
+            == (&json!(seconds * 1000), &json!(seconds))
+    };
+    assert!(is_set(17));
+    rig.gateway.reconfigure_with(|text| text.replace("17s", "23s"));
+    eventually("new clients have the new options", || is_set(23).then_some(()));
 }
