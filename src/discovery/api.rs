@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, DATE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
 
 use super::slices::{Line, Page, Slice};
 
@@ -417,8 +418,8 @@ impl Lines {
     /// The next line; `None` when the server has ended the watch.
     pub(super) async fn next(&mut self) -> Result<Option<Line>, Fault> {
         loop {
-            if let Some(line) = self.buffer.line() {
-                return serde_json::from_slice(line).map(Some).map_err(|_| Fault::Invalid);
+            if let Some(line) = self.buffer.line()? {
+                return serde_json::from_str(&line).map(Some).map_err(|_| Fault::Invalid);
             }
             let frame = timeout_at(self.deadline, self.body.frame()).await;
             match frame.map_err(|_| Fault::Stalled)? {
@@ -427,7 +428,7 @@ impl Lines {
                 None | Some(Err(_)) => return Err(Fault::Dropped),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.buffer.push(&data)?;
+                        self.buffer.bytes.extend_from_slice(&data);
                     }
                 }
             }
@@ -435,61 +436,43 @@ impl Lines {
     }
 
     /// Whether another whole line has already arrived.
-    pub(super) fn more(&mut self) -> bool {
-        self.buffer.complete()
+    pub(super) fn more(&self) -> bool {
+        self.buffer.has_line()
     }
 }
 
 /// Bytes to lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Buffer {
-    bytes: Vec<u8>,
-    /// Start of the next line.
-    start: usize,
-    /// How far no line end has been found.
-    searched: usize,
-    /// The next line end, once found.
-    end: Option<usize>,
+    bytes: BytesMut,
+    lines: LinesCodec,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self { bytes: BytesMut::new(), lines: LinesCodec::new_with_max_length(MAX_LINE) }
+    }
 }
 
 impl Buffer {
-    fn push(&mut self, data: &[u8]) -> Result<(), Fault> {
-        self.bytes.drain(..self.start);
-        self.searched -= self.start;
-        self.end = None;
-        self.start = 0;
-        self.bytes.extend_from_slice(data);
-        // Whole lines in between are taken before more is pushed.
-        if self.bytes.len() > MAX_LINE && !self.complete() {
-            return Err(Fault::TooLarge);
-        }
-        Ok(())
-    }
-
-    fn complete(&mut self) -> bool {
-        if self.end.is_none() {
-            let rest = self.bytes.get(self.searched..).unwrap_or_default();
-            self.end = rest.iter().position(|byte| *byte == b'\n').map(|at| at + self.searched);
-            self.searched = self.end.unwrap_or(self.bytes.len());
-        }
-        self.end.is_some()
-    }
-
     /// The next whole line that is not empty.
-    fn line(&mut self) -> Option<&[u8]> {
-        while self.complete() {
-            let (start, end) = (self.start, self.end.take()?);
-            self.start = end + 1;
-            self.searched = self.start;
-            if self.bytes.get(start..end).is_some_and(|line| !line.trim_ascii().is_empty()) {
-                return self.bytes.get(start..end);
+    fn line(&mut self) -> Result<Option<String>, Fault> {
+        loop {
+            match self.lines.decode(&mut self.bytes) {
+                Ok(Some(line)) if line.trim().is_empty() => {}
+                Ok(line) => return Ok(line),
+                Err(LinesCodecError::MaxLineLengthExceeded) => return Err(Fault::TooLarge),
+                Err(LinesCodecError::Io(_)) => return Err(Fault::Invalid),
             }
         }
-        None
+    }
+
+    fn has_line(&self) -> bool {
+        self.bytes.contains(&b'\n')
     }
 
     fn is_empty(&self) -> bool {
-        self.bytes.get(self.start..).unwrap_or_default().trim_ascii().is_empty()
+        self.bytes.trim_ascii().is_empty()
     }
 }
 
