@@ -11,6 +11,7 @@ use crate::admission::Refusal;
 use crate::admission::origin::Foreign;
 use crate::auth;
 use crate::files;
+use crate::http1::request;
 use crate::route::InvalidPath;
 use crate::upstream;
 
@@ -95,6 +96,17 @@ impl From<files::Error> for Error {
                 Self::FileForbidden
             }
             files::Error::Unreadable(_) => Self::FileUnreadable,
+        }
+    }
+}
+
+impl From<request::Error> for Error {
+    fn from(error: request::Error) -> Self {
+        match error {
+            request::Error::HeadTooLarge => Self::HeadTooLarge,
+            request::Error::Invalid => Self::InvalidRequest,
+            request::Error::MethodRefused => Self::MethodRefused,
+            request::Error::TargetTooLong => Self::TargetTooLong,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! the pod and relays HTTP or WebSocket to it. Beside that it routes the API, the speed test and
 //! the web client. A request in eight hops:
 //!
-//! 1. a worker of [`server`] accepts and reads a head; pingora's session parses it;
+//! 1. a worker of [`server`] accepts and reads a head, which [`http1`] parses and judges;
 //! 2. [`proxy`] opens the access log record and asks, in this order:
 //! 3. [`route`]: which row takes the normalised path?
 //! 4. [`auth`]: which desktop does the token open? (locate, verify, open, confine)
@@ -29,11 +29,13 @@ pub mod discovery;
 pub mod doctor;
 pub mod error;
 pub mod files;
+pub mod http1;
 pub mod proxy;
 mod redact;
 pub mod respond;
 pub mod route;
 pub mod server;
+pub mod session;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;

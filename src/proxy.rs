@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::BytesMut;
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession as Session;
-use pingora::protocols::http::server::ReusableHttpStream;
 use pingora::{Error as PingoraError, Result};
 use tokio::time::timeout;
 
@@ -18,9 +17,11 @@ use crate::admission::pressure::Level;
 use crate::auth::revoked::Revoked;
 use crate::config::{Lifetime, Listen};
 use crate::error::Error;
-use crate::respond::{self, Stamp};
+use crate::respond;
 use crate::route::Destination;
+use crate::session::{Session, Stamp};
 use crate::telemetry::access_log::InFlight;
+use crate::transport::Transport;
 use crate::tunnel::ends::End;
 use crate::tunnel::registry::{Info, Registry};
 use crate::tunnel::{self, Opening};
@@ -103,14 +104,17 @@ struct Upgrade {
 
 impl Gateway {
     /// Serves one request. Returns the connection if another request may follow on it.
-    pub async fn serve(&self, mut session: Session, pool: &Pool) -> Option<ReusableHttpStream> {
+    pub async fn serve(
+        &self,
+        mut session: Session,
+        pool: &Pool,
+    ) -> Option<(Box<Transport>, BytesMut)> {
         let rooms = self.rooms();
         self.prepare(&mut session, &rooms);
         let client = Client::new(&session, &rooms.listen.trusted_proxies);
-        let trail = trail::settle(session.req_header(), client.trusted);
+        let trail = trail::settle(session.request(), client.trusted);
         let record = record::open(&session, client.address, &trail, &self.in_flight);
-        let stamp = Stamp { id: trail.id.clone(), hsts: client.hsts(&rooms.listen) };
-        respond::prepare(session.req_header_mut(), stamp);
+        session.bear(Stamp { id: trail.id.clone(), hsts: client.hsts(&rooms.listen) });
         let mut ctx = Context { record: Some(record), route: None };
         let (desktops, revoked) = (&self.desktops, &self.revoked);
         let way = Way { rooms: &rooms, desktops, revoked, pool, trail: &trail };
@@ -137,23 +141,12 @@ impl Gateway {
         }
     }
 
-    /// Sets how long each side of a session may take.
+    /// Sets how long the client may take, and whether its connection is kept.
     fn prepare(&self, session: &mut Session, rooms: &Rooms) {
-        let listen = &rooms.listen;
-        // Only where pingora would keep the connection: it knows HTTP/1.0, and what must close. Of
-        // several `Connection` lines it reads the first.
-        if session.get_keepalive().is_some() {
-            let keepalive = listen.keepalive.as_secs().max(1);
-            let spare = rooms.admission.pressure() < Level::NoKeepalive;
-            let kept = spare
-                && !self.in_flight.is_leaving()
-                && !headers::asks_to_close(session.req_header());
-            session.set_keepalive(kept.then_some(keepalive));
+        if rooms.admission.pressure() >= Level::NoKeepalive || self.in_flight.is_leaving() {
+            session.close_after();
         }
-        session.set_pipelining_enabled(true);
-        session.set_read_timeout(Some(listen.read_timeout));
-        session.set_write_timeout(Some(listen.write_timeout));
-        session.set_total_drain_timeout(Some(listen.read_timeout));
+        session.limit(rooms.listen.read_timeout, rooms.listen.write_timeout);
     }
 
     /// Answers a request, or returns the pod's answer with which a tunnel begins.
@@ -165,14 +158,14 @@ impl Gateway {
         way: &Way<'_>,
     ) -> Result<Option<Upgrade>> {
         if session.is_http2() {
-            judge_http2(session.req_header(), &way.rooms.listen)?;
+            judge_http2(session.request(), &way.rooms.listen)?;
         }
-        if let Some(to) = redirect::to_https(way.rooms, session.req_header(), &client) {
+        if let Some(to) = redirect::to_https(way.rooms, session.request(), &client) {
             record::note_route(ctx, to.route);
             respond::write_redirect(session, &to.address).await?;
             return Ok(None);
         }
-        let plan = way.rooms.plan(session.req_header(), client, ctx).await?;
+        let plan = way.rooms.plan(session.request(), client, ctx).await?;
         match &plan.route.backend {
             Destination::Text(text) => respond::write_text(session, text).await?,
             Destination::Files(_) => {
@@ -187,11 +180,11 @@ impl Gateway {
                     return Err(Error::Draining.into());
                 }
                 if plan.upgrade {
-                    way.rooms.may_open(session.req_header(), &plan)?;
+                    way.rooms.may_open(session.request(), &plan)?;
                 }
                 if plan.upgrade {
                     // What the client sent after its request is nobody's HTTP.
-                    session.set_keepalive(None);
+                    session.close_after();
                 }
                 let answer = exchange::ask(session, &plan, way).await?;
                 if answer.head()?.status == http::StatusCode::SWITCHING_PROTOCOLS {
@@ -213,8 +206,8 @@ impl Gateway {
     ) -> Result<()> {
         let Upgrade { plan, answer } = upgrade;
         let mut head = answer.head()?.clone();
-        headers::to_client(&mut head, &plan.answer())?;
-        respond::stamp(&mut head, session.req_header())?;
+        headers::to_client(&mut head, &plan.answer());
+        session.stamp(&mut head);
         let Some(mut record) = ctx.record.take() else { return Ok(()) };
         record.status = 101;
         let settings = &plan.route.row.tunnel;
@@ -292,8 +285,7 @@ impl Gateway {
         if let Some(record) = &mut ctx.record {
             record::close(record, &session);
         }
-        let limit = session.get_write_timeout().unwrap_or(CUT);
-        drop(timeout(limit.min(CUT), session.shutdown()).await);
+        drop(timeout(CUT, session.shutdown()).await);
     }
 }
 

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession as Session;
+use pingora::http::RequestHeader;
 use pingora::{Error as PingoraError, ErrorType, Result};
 use tokio::time::timeout;
 
 use crate::error::Error;
+use crate::session::Session;
 
 mod problem;
 
@@ -27,57 +28,31 @@ const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// What `Allow` says where the address was not looked at yet.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// What every answer to one request bears, whoever makes it.
-#[derive(Clone, Debug)]
-pub struct Stamp {
-    /// The request's id.
-    pub id: HeaderValue,
-    /// The value of `Strict-Transport-Security`.
-    pub hsts: Option<HeaderValue>,
-}
-
-/// Keeps the stamp of a request until it is answered.
-pub fn prepare(request: &mut RequestHeader, stamp: Stamp) {
-    request.extensions_mut().insert(stamp);
-}
-
-/// Puts the stamp of a request on its answer.
-///
-/// # Errors
-/// Never: names and values are valid.
-pub fn stamp(answer: &mut ResponseHeader, request: &RequestHeader) -> Result<()> {
-    let Some(stamp) = request.extensions.get::<Stamp>() else { return Ok(()) };
-    if let Some(hsts) = &stamp.hsts {
-        answer.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
-    }
-    answer.insert_header("X-Request-Id", stamp.id.clone())
-}
-
 /// Answers a request with a problem. The connection stays open for another request unless something of
 /// this one is left unread. False if half of another answer went out before.
 ///
 /// # Errors
 /// If the client is gone, or does not take the answer.
 pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
-    if session.response_written().is_some_and(|written| !written.status.is_informational()) {
+    if session.answered().is_some_and(|status| !status.is_informational()) {
         // Half of an answer went out: only closing tells the client that it is incomplete.
         return Ok(false);
     }
-    let unread = !session.is_body_done();
+    let unread = !session.is_body_over();
     if unread || problem.status == StatusCode::BAD_REQUEST {
-        session.set_keepalive(None);
+        session.close_after();
     }
-    let (content_type, body) = if navigates(session.req_header()) {
+    let (content_type, body) = if navigates(session.request()) {
         ("text/html; charset=utf-8", page(problem))
     } else {
         ("application/json", json(problem))
     };
-    let mut head = ResponseHeader::build(problem.status, Some(6))?;
-    head.insert_header(header::CONTENT_TYPE, content_type)?;
-    own_headers(&mut head)?;
-    if session.req_header().headers.contains_key(header::UPGRADE) {
+    let mut head = own_head(problem.status);
+    let headers = &mut head.headers;
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if session.request().headers.contains_key(header::UPGRADE) {
         // RFC 6455 section 4.4; also how one sees from outside that the upgrade came this far.
-        head.insert_header(header::SEC_WEBSOCKET_VERSION, "13")?;
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = match problem.reason {
@@ -85,10 +60,10 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
             "post_only" => "POST",
             _ => "GET, HEAD",
         };
-        head.insert_header(header::ALLOW, allowed)?;
+        headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
     if problem.after > 0 {
-        head.insert_header(header::RETRY_AFTER, problem.after.to_string())?;
+        headers.insert(header::RETRY_AFTER, problem.after.into());
     }
     write_whole(session, head, body.into()).await?;
     if unread {
@@ -100,13 +75,13 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
 /// Takes some of the body that nobody wants: a close with unread bytes would reset the connection
 /// and take the answer back (RFC 9112 section 9.6).
 async fn linger(session: &mut Session) {
-    if session.req_header().headers.contains_key(header::EXPECT) {
+    if session.request().headers.contains_key(header::EXPECT) {
         return; // The client waits for a word before it sends anything.
     }
     let mut taken = 0;
     let rest = async {
         while taken < LINGER_BYTES
-            && let Ok(Some(bytes)) = session.read_request_body().await
+            && let Ok(Some(bytes)) = session.read_body().await
         {
             taken += bytes.len();
         }
@@ -143,9 +118,8 @@ pub fn raw(error: Error, id: &str) -> (u16, Bytes) {
 /// # Errors
 /// If the client is gone.
 pub async fn write_text(session: &mut Session, text: &str) -> Result<()> {
-    let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
-    head.insert_header(header::CONTENT_TYPE, "text/plain")?;
-    own_headers(&mut head)?;
+    let mut head = own_head(StatusCode::OK);
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     write_whole(session, head, Bytes::copy_from_slice(text.as_bytes())).await
 }
 
@@ -154,13 +128,14 @@ pub async fn write_text(session: &mut Session, text: &str) -> Result<()> {
 /// # Errors
 /// If the client is gone.
 pub async fn write_redirect(session: &mut Session, address: &str) -> Result<()> {
-    let unread = !session.is_body_done();
+    let unread = !session.is_body_over();
     if unread {
-        session.set_keepalive(None);
+        session.close_after();
     }
-    let mut head = ResponseHeader::build(StatusCode::PERMANENT_REDIRECT, Some(6))?;
-    head.insert_header(header::LOCATION, address)?;
-    own_headers(&mut head)?;
+    let mut head = own_head(StatusCode::PERMANENT_REDIRECT);
+    // What came in a header and a request line fits into a header.
+    let address = HeaderValue::from_str(address).map_err(|_| Error::InvalidRequest)?;
+    head.headers.insert(header::LOCATION, address);
     write_whole(session, head, Bytes::new()).await?;
     if unread {
         linger(session).await;
@@ -173,32 +148,38 @@ pub async fn write_redirect(session: &mut Session, address: &str) -> Result<()> 
 /// # Errors
 /// If the client is gone.
 pub async fn write_json(session: &mut Session, text: &str) -> Result<()> {
-    let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
-    head.insert_header(header::CONTENT_TYPE, "application/json")?;
-    own_headers(&mut head)?;
+    let mut head = own_head(StatusCode::OK);
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     write_whole(session, head, Bytes::copy_from_slice(text.as_bytes())).await
 }
 
-/// Headers of every answer that deskgate itself makes.
-fn own_headers(head: &mut ResponseHeader) -> Result<()> {
-    head.insert_header(header::CACHE_CONTROL, "no-store")?;
-    head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
-    head.insert_header(header::X_FRAME_OPTIONS, "SAMEORIGIN")?;
-    head.insert_header(header::REFERRER_POLICY, "no-referrer")
+/// A head with what every answer bears that deskgate itself makes.
+fn own_head(status: StatusCode) -> Parts {
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    head.status = status;
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        head.headers.insert(name, HeaderValue::from_static(value));
+    }
+    head
 }
 
-async fn write_whole(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
-    head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    stamp(&mut head, session.req_header())?;
-    let bodyless = session.req_header().method == Method::HEAD;
+async fn write_whole(session: &mut Session, mut head: Parts, body: Bytes) -> Result<()> {
+    head.headers.insert(header::CONTENT_LENGTH, body.len().into());
+    session.stamp(&mut head);
+    let bodyless = session.request().method == Method::HEAD;
     let write = async {
-        session.write_response_header(Box::new(head)).await?;
+        session.write_head(head).await?;
         if !bodyless {
-            session.write_response_body(body, true).await?;
+            session.write_body(body).await?;
         }
         session.finish_body().await
     };
-    // pingora limits the writing of a body, not of a head, nor the last flush.
+    // All of it has one limit, whoever takes it piece by piece.
     match timeout(WRITE, write).await {
         Ok(written) => written,
         Err(_) => PingoraError::e_explain(ErrorType::WriteTimedout, "answer not taken"),

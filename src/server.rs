@@ -47,7 +47,6 @@ mod pressure;
 mod proxy_protocol;
 mod reload;
 mod stage;
-mod strict;
 mod worker;
 
 use acceptors::Acceptors;

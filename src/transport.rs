@@ -1,7 +1,7 @@
-//! One TCP connection, with TLS or without: what pingora and the tunnel relay read and write.
+//! One TCP connection, with TLS or without: what HTTP and the tunnel relay read and write.
 //!
-//! pingora works on anything that implements its `IO`; with a type of our own a connection costs no
-//! more than its socket while it is idle, and a tunnel gets the bare stream back.
+//! A connection costs no more than its socket while it is idle, and a tunnel gets the bare stream back.
+//! pingora's HTTP/2 works on it, too, since it implements pingora's `IO`.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
+use http::HeaderValue;
 use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
@@ -27,8 +26,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::admission::Seat;
-
-pub mod chunked;
 
 /// Most bytes that wait for a flush, or until somebody waits for what the other side says: a head and a
 /// small body leave in one packet, and nothing that a slow upstream sent is held back.
@@ -60,21 +57,22 @@ pub trait Inspect: Send + Sync {
     fn inspect(&mut self, read: &[u8]) -> io::Result<()>;
 }
 
-/// Whether every line of a head ends with CR and LF. Parsers take a bare LF, too, but not all of them,
-/// nor everywhere (RFC 9112 section 2.2).
-#[must_use]
-pub fn ends_lines_with_crlf(head: &[u8]) -> bool {
-    let mut feeds = memchr::memchr_iter(b'\n', head);
-    let ended = feeds.all(|at| at > 0 && head.get(at - 1) == Some(&b'\r'));
-    ended && head.last().is_none_or(|last| *last == b'\n')
+/// Who is at the other end of a client's connection.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// Its address, or the one for which a proxy speaks.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS with us.
+    pub tls: bool,
+    /// What upstreams are told of the certificate that it has shown.
+    pub certificate: Option<HeaderValue>,
 }
 
-/// A connection as pingora wants it.
+/// A connection whose small writes leave together.
 pub struct Transport {
     wire: Wire,
     inspector: Option<Box<dyn Inspect>>,
-    socket: Arc<SocketDigest>,
-    tls: Option<Arc<SslDigest>>,
+    remote: Remote,
     /// Written, and not yet given to the system.
     unsent: BytesMut,
     /// What a client's connection is counted by.
@@ -85,12 +83,32 @@ impl Transport {
     /// A connection whose other end is `peer`, or speaks for it.
     #[must_use]
     pub fn new(wire: Wire, peer: SocketAddr) -> Self {
-        let socket = SocketDigest::from_raw_fd(wire.tcp().as_raw_fd());
-        // An error means that the address was set before, and a new digest has none.
-        let _unset = socket.peer_addr.set(Some(PeerAddr::Inet(peer)));
-        let tls = wire.tls().map(|tls| Arc::new(digest(tls)));
-        let unsent = BytesMut::new();
-        Self { wire, inspector: None, socket: Arc::new(socket), tls, unsent, seat: None }
+        let remote = Remote { address: peer, tls: wire.tls().is_some(), certificate: None };
+        Self { wire, inspector: None, remote, unsent: BytesMut::new(), seat: None }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// What is written and waits for a flush, to be added to. Whoever adds much asks
+    /// [`Transport::is_full`] and flushes then.
+    pub fn unsent(&mut self) -> &mut BytesMut {
+        &mut self.unsent
+    }
+
+    /// Whether more waits than should.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.unsent.len() > UNSENT
+    }
+
+    /// Whether the client has agreed to HTTP/2.
+    #[must_use]
+    pub fn speaks_http2(&self) -> bool {
+        self.wire.tls().is_some_and(|tls| tls.alpn_protocol() == Some(b"h2"))
     }
 
     /// Has everything that is read from now on looked at.
@@ -98,14 +116,10 @@ impl Transport {
         self.inspector = inspector;
     }
 
-    /// The same, of a client that showed a certificate. `text` is what upstreams are told of it; pingora
-    /// carries it in place of a digest.
+    /// The same, of a client that showed a certificate, of which upstreams are told this.
     #[must_use]
-    pub fn with_certificate(mut self, text: String) -> Self {
-        if let Some(tls) = &self.tls {
-            let told = SslDigest { cert_digest: text.into_bytes(), ..SslDigest::clone(tls) };
-            self.tls = Some(Arc::new(told));
-        }
+    pub fn with_certificate(mut self, told: Option<HeaderValue>) -> Self {
+        self.remote.certificate = told;
         self
     }
 
@@ -152,7 +166,7 @@ impl Transport {
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").field("tls", &self.tls.is_some()).finish_non_exhaustive()
+        f.debug_struct("Transport").field("tls", &self.remote.tls).finish_non_exhaustive()
     }
 }
 
@@ -179,16 +193,6 @@ impl Wire {
             Self::Tls(tls) => Some(tls.get_ref().1),
         }
     }
-}
-
-/// What pingora knows of a TLS connection.
-fn digest(tls: &rustls::ServerConnection) -> SslDigest {
-    let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-    let version = match tls.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        _ => "TLSv1.2",
-    };
-    SslDigest::new(cipher.unwrap_or_default(), version, None, None, Vec::new())
 }
 
 /// How the sockets of tunnels and clients are set.
@@ -366,15 +370,8 @@ impl UniqueID for Transport {
 }
 
 impl Ssl for Transport {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.tls.clone()
-    }
-
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        match self.wire.tls()?.alpn_protocol()? {
-            b"h2" => Some(ALPN::H2),
-            _ => Some(ALPN::H1),
-        }
+        self.speaks_http2().then_some(ALPN::H2)
     }
 }
 
@@ -392,7 +389,7 @@ impl GetProxyDigest for Transport {
 
 impl GetSocketDigest for Transport {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(Arc::clone(&self.socket))
+        None
     }
 }
 

@@ -7,21 +7,23 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use pingora::http::ResponseHeader;
-use pingora::protocols::Stream;
-use pingora::protocols::http::ServerSession as Session;
-use pingora::protocols::http::v1::client::HttpSession as Pod;
+use http::HeaderValue;
+use http::header;
+use http::response::Parts;
 use pingora::{Error as PingoraError, ErrorType, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use crate::admission::{Seat, TunnelSeat};
+use crate::admission::TunnelSeat;
 use crate::config::Timeouts;
+use crate::http1::client::Exchange as Pod;
+use crate::http1::response;
+use crate::session::Session;
 use crate::telemetry::access_log::Record;
-use crate::transport::{SocketPolicy, Transport, Wire};
+use crate::transport::{SocketPolicy, Transport};
 
 mod direction;
 pub mod drain;
@@ -65,22 +67,17 @@ pub struct Opening<'a> {
 ///
 /// # Errors
 /// If the client is gone, or is not on an HTTP/1.1 connection.
-pub async fn start(
-    session: Session,
-    mut pod: Pod,
-    head: &ResponseHeader,
-    opening: Opening<'_>,
-) -> Result<u64> {
-    let to_client = glued(&mut pod).await;
-    let (pod, _) = wire_of(pod.into_inner())?;
-    let (mut client, to_pod) = detach(session).await?;
+pub async fn start(session: Session, pod: Pod, head: &Parts, opening: Opening<'_>) -> Result<u64> {
+    let (pod, to_client) = pod.into_parts();
+    let (pod, _) = pod.into_wire();
+    let (mut client, to_pod) = session.into_parts().ok_or_else(gone)?;
     // Whoever has an answer has a tunnel, that can be renewed and told to end.
     let tunnel = opening.registry.open(opening.info);
     if let Err(error) = say(&mut client, &to_bytes(head), opening.timeouts.send).await {
         tunnel.ended(ends::End::ClientLost);
         return Err(error);
     }
-    let (mut client, connection) = wire_of(client)?;
+    let (mut client, connection) = client.into_wire();
     // One read is one write.
     client.buffer(direction::LARGE);
     let seats = (connection, opening.seat);
@@ -88,7 +85,7 @@ pub async fn start(
     opening.sockets.apply(pod.tcp());
     let ping = Some(opening.ping).filter(|ping| !ping.is_zero());
     let limits = Limits { idle: opening.timeouts.idle, ping };
-    let early = Early { to_pod, to_client };
+    let early = Early { to_pod: to_pod.freeze(), to_client: to_client.freeze() };
     let id = announce(&tunnel, &opening.record);
     let relay = relay(client, pod, early, tunnel, limits);
     let last = Box::new((opening.record, id, seats));
@@ -158,13 +155,16 @@ fn finish(mut record: Record, id: u64, outcome: Outcome) {
 /// # Errors
 /// If the client is gone.
 pub async fn accept_and_close(session: Session, id: &str, code: u16, text: &str) -> Result<()> {
-    let key = session.req_header().headers.get("sec-websocket-key").ok_or_else(gone)?;
-    let mut answer = ResponseHeader::build(101, Some(3))?;
-    answer.insert_header("Connection", "upgrade")?;
-    answer.insert_header("Upgrade", "websocket")?;
-    answer.insert_header("Sec-WebSocket-Accept", accept_of(key.as_bytes()))?;
-    answer.insert_header("X-Request-Id", id)?;
-    let (mut client, _) = detach(session).await?;
+    let key = session.request().headers.get("sec-websocket-key").ok_or_else(gone)?;
+    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| gone());
+    let (mut answer, ()) = http::Response::new(()).into_parts();
+    answer.status = http::StatusCode::SWITCHING_PROTOCOLS;
+    let headers = &mut answer.headers;
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, value(&accept_of(key.as_bytes()))?);
+    headers.insert("x-request-id", value(id)?);
+    let (mut client, _) = session.into_parts().ok_or_else(gone)?;
     let mut bytes = to_bytes(&answer).to_vec();
     frames::close(&mut bytes, code, text, None);
     say(&mut client, &bytes, LAST_WORD).await?;
@@ -187,7 +187,7 @@ pub async fn accept_and_close(session: Session, id: &str, code: u16, text: &str)
 }
 
 /// Writes bytes to a client within a time.
-async fn say(client: &mut Stream, bytes: &[u8], limit: Duration) -> Result<()> {
+async fn say(client: &mut Transport, bytes: &[u8], limit: Duration) -> Result<()> {
     let write = async {
         client.write_all(bytes).await?;
         client.flush().await
@@ -198,40 +198,13 @@ async fn say(client: &mut Stream, bytes: &[u8], limit: Duration) -> Result<()> {
     }
 }
 
-/// Bytes that the pod sent together with its 101. They are in the session's buffer or can be read
-/// at once; if neither, nothing is lost by not waiting.
-async fn glued(pod: &mut Pod) -> Bytes {
-    match pod.read_body_bytes().now_or_never() {
-        Some(Ok(Some(bytes))) => bytes,
-        Some(Ok(None) | Err(_)) | None => Bytes::new(),
-    }
-}
-
-/// Takes the raw stream, and what was read from it too far, out of a request.
-async fn detach(mut session: Session) -> Result<(Stream, Bytes)> {
-    // Bytes past the request are kept only for a session that may serve another request.
-    session.set_pipelining_enabled(true);
-    session.set_keepalive(Some(1));
-    let reusable = session.finish().await.map_err(|_| gone())?.ok_or_else(gone)?;
-    let (stream, early) = reusable.into_parts();
-    Ok((stream, early.map(BytesMut::freeze).unwrap_or_default()))
-}
-
-/// The bare stream of a connection: every connection here is a [`Transport`].
-fn wire_of(stream: Stream) -> Result<(Wire, Option<Seat>)> {
-    let transport = stream.into_any().downcast::<Transport>();
-    transport.map(|transport| transport.into_wire()).map_err(|_| gone())
-}
-
 fn gone() -> Box<PingoraError> {
     PingoraError::new_down(ErrorType::ConnectionClosed)
 }
 
 /// A response head as it goes over the wire.
-fn to_bytes(head: &ResponseHeader) -> Bytes {
+fn to_bytes(head: &Parts) -> Bytes {
     let mut out = BytesMut::with_capacity(512);
-    out.put_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-    head.header_to_h1_wire(&mut out);
-    out.put_slice(b"\r\n");
+    response::put(&mut out, head, None);
     out.freeze()
 }

@@ -9,22 +9,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use http::Method;
-use pingora::protocols::http::v1::client::HttpSession;
 use pingora::{Error as PingoraError, ErrorType};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::auth::Target;
 use crate::config::{Timeouts, Upstream as FixedUpstream};
+use crate::http1::client::Exchange;
 use crate::transport::{Transport, Wire};
 
 pub mod desktops;
-mod inspector;
 pub mod pool;
 pub mod resolver;
 
 use desktops::Found;
-use inspector::Inspector;
 use pool::{Peer, Pool};
 use resolver::{Resolver, Staleness};
 
@@ -164,7 +162,7 @@ fn with_port(found: &[IpAddr], port: u16) -> Vec<SocketAddr> {
 /// A connection to an upstream, for one request.
 pub struct Connection {
     /// HTTP on it.
-    pub http: HttpSession,
+    pub http: Exchange,
     /// Whether it was kept from an earlier request: the upstream may be about to close it.
     pub reused: bool,
     peer: Peer,
@@ -187,7 +185,7 @@ impl Connection {
             let peer = Peer { address: *address, uid: found.uid.clone() };
             let kept = pool.and_then(|pool| pool.take(&peer, Instant::now()));
             let reused = kept.is_some();
-            let mut transport = match kept {
+            let transport = match kept {
                 Some(transport) => transport,
                 None => match timeout(timeouts.connect, TcpStream::connect(address)).await {
                     Ok(Ok(tcp)) => {
@@ -208,22 +206,16 @@ impl Connection {
                     }
                 },
             };
-            transport.inspect(Some(Box::new(Inspector::new(method))));
-            let mut http = HttpSession::new(transport);
-            http.read_timeout = Some(timeouts.read);
-            http.write_timeout = Some(timeouts.send);
+            let http = Exchange::new(transport, method, timeouts.read, timeouts.send);
             return Ok(Self { http, reused, peer });
         }
         Err(error)
     }
 
-    /// Keeps the connection for another request if its request and response are over and the
-    /// upstream allows it, and closes it otherwise.
-    pub async fn release(mut self, pool: &Pool) {
-        self.http.respect_keepalive();
-        let Some(stream) = self.http.reuse().await else { return };
-        // Every connection here is a transport.
-        if let Ok(transport) = stream.into_any().downcast::<Transport>() {
+    /// Keeps the connection for another request if its response is over and the upstream allows it, and
+    /// closes it otherwise. Its request must be over.
+    pub fn release(self, pool: &Pool) {
+        if let Some(transport) = self.http.into_kept() {
             pool.keep(self.peer, transport, Instant::now());
         }
     }

@@ -144,11 +144,18 @@ pub(crate) async fn cold(proxy: &Proxy, tokens: &[String]) -> Outcome<Vec<Sample
     let mut other = Client::plain(proxy.http).await?;
     let mut quiet = waits(&mut other, ask(&mut client, &seen)).await?;
     let mut busy = waits(&mut other, ask(&mut client, beside)).await?;
+    // What such waits come to when the proxy has nothing to compute, and this process computes as much.
+    let work = Duration::from_secs_f64((cold - cached).max(0.0) / alone.len() as f64);
+    let mut beside = waits(&mut other, ask_after(&mut client, &seen, work)).await?;
     let each = |cpu: f64| cpu / alone.len() as f64 * 1e6;
     Ok(vec![
         (COLD, each(cold)),
         (Measure::new("CPU beyond a token seen before", "µs", 0), each(cold - cached)),
         (Measure::new("longest wait beside seen tokens", "µs", 0), percentile(&mut quiet, 1000)),
+        (
+            Measure::new("longest wait beside as much work of another process", "µs", 0),
+            percentile(&mut beside, 1000),
+        ),
         (Measure::new("p99 beside new tokens", "µs", 0), percentile(&mut busy, 990)),
         (WAIT, percentile(&mut busy, 1000)),
     ])
@@ -217,6 +224,21 @@ async fn visit(
 /// One request with each token.
 async fn ask(client: &mut Client, tokens: &[String]) -> Outcome<()> {
     for token in tokens {
+        client.get("/filer/small", &header(token)).await?.ok()?;
+    }
+    Ok(())
+}
+
+/// The same, each after so much work on a thread of this process.
+async fn ask_after(client: &mut Client, tokens: &[String], work: Duration) -> Outcome<()> {
+    for token in tokens {
+        let spin = move || {
+            let start = Instant::now();
+            while start.elapsed() < work {
+                std::hint::spin_loop();
+            }
+        };
+        tokio::task::spawn_blocking(spin).await?;
         client.get("/filer/small", &header(token)).await?.ok()?;
     }
     Ok(())

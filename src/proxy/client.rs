@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use http::HeaderValue;
 use ipnet::IpNet;
-use pingora::protocols::http::ServerSession as Session;
 
 use crate::config::Listen;
+use crate::session::Session;
 
 mod address;
 
@@ -28,17 +28,16 @@ pub(super) struct Client {
 impl Client {
     /// Judges a request by its connection and its headers.
     pub(super) fn new(session: &Session, trusted: &[IpNet]) -> Self {
-        let peer = session.client_addr().and_then(|peer| peer.as_inet()).map(|peer| peer.ip());
-        let headers = &session.req_header().headers;
+        let remote = session.client();
+        let peer = Some(remote.address.ip());
+        let headers = &session.request().headers;
         let (address, trusted) = address::judge(peer, headers, trusted);
-        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_deref());
         // A trusted proxy's own certificate says nothing of its clients.
-        let shown = tls.map(|tls| &*tls.cert_digest).filter(|text| !trusted && !text.is_empty());
-        let certificate = shown.and_then(|text| HeaderValue::from_bytes(text).ok());
+        let certificate = remote.certificate.clone().filter(|_| !trusted);
         let said = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
         let scheme = match said.filter(|said| trusted && matches!(*said, "http" | "https")) {
             Some(said) => said.to_owned(),
-            None if tls.is_some() => "https".to_owned(),
+            None if remote.tls => "https".to_owned(),
             None => "http".to_owned(),
         };
         let peer = peer.map(|peer| peer.to_canonical());

@@ -1,6 +1,7 @@
 //! Which responses are compressed on their way to the client. How is pingora's business.
 
-use http::{HeaderMap, Method, StatusCode, Version, header};
+use http::response::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::compression::ResponseCompressionCtx as Compression;
@@ -34,13 +35,13 @@ const CODINGS: [&str; 3] = ["zstd", "br", "gzip"];
 /// takes it; its head is changed accordingly.
 pub(super) fn start(
     request: &RequestHeader,
-    head: &mut ResponseHeader,
+    head: &mut Parts,
     allowed: bool,
 ) -> Result<Option<Compression>> {
     if !allowed || !is_eligible(head) {
         return Ok(None);
     }
-    vary(head)?;
+    vary(head);
     let codings = match text(&request.headers, header::ACCEPT_ENCODING) {
         // A client of HTTP/1.0 could not read the chunks of a body whose length is not known.
         Some(said) if request.version != Version::HTTP_10 => accepted(said),
@@ -54,7 +55,9 @@ pub(super) fn start(
     offer.insert_header(header::ACCEPT_ENCODING, codings.join(", "))?;
     let mut compression = Compression::new(LEVEL, false, false);
     compression.request_filter(&offer);
-    compression.response_header_filter(head, false);
+    let mut changed = ResponseHeader::from(std::mem::replace(head, nothing()));
+    compression.response_header_filter(&mut changed, false);
+    *head = changed.into();
     Ok(head.headers.contains_key(header::CONTENT_ENCODING).then_some(compression))
 }
 
@@ -82,7 +85,7 @@ fn accepted(text: &str) -> Vec<&'static str> {
 
 /// Whether another client might get this response compressed. `text/event-stream` is not among the
 /// types: an event must not wait for the next one.
-fn is_eligible(head: &ResponseHeader) -> bool {
+fn is_eligible(head: &Parts) -> bool {
     let value = |name| text(&head.headers, name);
     let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -102,12 +105,18 @@ fn is_eligible(head: &ResponseHeader) -> bool {
 
 /// Says that the response depends on what the client accepts, compressed or not (RFC 9110
 /// section 12.5.5).
-fn vary(head: &mut ResponseHeader) -> Result<()> {
+fn vary(head: &mut Parts) {
     let named = head.headers.get_all(header::VARY).iter().any(|line| {
         let line = line.to_str().unwrap_or_default().to_ascii_lowercase();
         line.split(',').map(str::trim).any(|name| name == "*" || name == "accept-encoding")
     });
-    if named { Ok(()) } else { head.append_header(header::VARY, "Accept-Encoding").map(drop) }
+    if !named {
+        head.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+}
+
+fn nothing() -> Parts {
+    http::Response::new(()).into_parts().0
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -148,9 +157,9 @@ mod tests {
             let mut request = RequestHeader::build("GET", b"/", None).unwrap();
             request.set_version(version);
             request.insert_header("accept-encoding", said).unwrap();
-            let mut head = ResponseHeader::build(200, None).unwrap();
-            head.insert_header("content-type", "text/html").unwrap();
-            head.insert_header("content-length", "4096").unwrap();
+            let mut head = nothing();
+            head.headers.insert("content-type", HeaderValue::from_static("text/html"));
+            head.headers.insert("content-length", HeaderValue::from_static("4096"));
             let started = start(&request, &mut head, true).unwrap();
             assert_eq!(started.is_some(), want.is_some(), "{version:?} {said}");
             let coding = head.headers.get("content-encoding");
@@ -162,9 +171,10 @@ mod tests {
     #[test]
     fn only_whole_long_texts_that_nobody_forbids_are_compressed() {
         let judge = |status: u16, headers: &[(&'static str, &str)]| {
-            let mut head = ResponseHeader::build(status, None).unwrap();
+            let mut head = nothing();
+            head.status = StatusCode::from_u16(status).unwrap();
             for (name, value) in headers {
-                head.insert_header(*name, *value).unwrap();
+                head.headers.insert(*name, HeaderValue::from_str(value).unwrap());
             }
             is_eligible(&head)
         };

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::header;
-use pingora::protocols::http::ServerSession as Session;
 
 use super::Rooms;
 use super::client::Client;
@@ -13,6 +12,7 @@ use crate::auth::Desktop;
 use crate::auth::revoked::Revoked;
 use crate::config::Refusal;
 use crate::route::Route;
+use crate::session::Session;
 use crate::telemetry::access_log::Record;
 use crate::upstream::desktops::Desktops;
 use crate::upstream::pool::Pool;
@@ -42,12 +42,12 @@ impl Context {
     /// Whether a refusal of this request is told to the page: where its route says so, to browsers
     /// (nothing else sends an `Origin`), and only instead of a valid upgrade.
     pub(super) fn explains(&self, session: &Session) -> bool {
-        let head = session.req_header();
+        let head = session.request();
         let route = self.route.as_ref().map(|route| &route.row);
         route.is_some_and(|row| row.websocket && row.tunnel.refusal == Refusal::Close)
             && head.headers.contains_key(header::ORIGIN)
             && headers::is_websocket_upgrade(head) == Some(true)
-            && session.response_written().is_none()
+            && session.answered().is_none()
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession as Session;
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::protocols::http::compression::ResponseCompressionCtx as Compression;
 use pingora::{Error as PingoraError, ErrorSource, ErrorType, Result};
-use tokio::time::timeout;
 
 use super::compression;
 use super::context::{Plan, Way};
@@ -16,13 +14,17 @@ use super::headers;
 use crate::admission::TunnelSeat;
 use crate::admission::pace::Pace;
 use crate::error::Error;
-use crate::respond;
+use crate::http1::body::Length;
+use crate::session::Session;
 use crate::tunnel::handshake::is_answered;
 use crate::upstream::desktops::Found;
 use crate::upstream::{self, Connection};
 
 /// Interim responses that may come before the final one; more are a fault or an attack.
 const MAX_INTERIM: usize = 8;
+
+/// First size of the buffer for the head of a request.
+const HEAD: usize = 1024;
 
 /// Times that a request is sent at most: a kept connection may end just when it is used again.
 const MAX_TRIES: usize = 3;
@@ -53,34 +55,36 @@ pub(super) struct Answer {
 /// Sends a request and reads the head of its response. What may be repeated is, when a kept
 /// connection turns out to be over.
 pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Result<Answer> {
-    let repeatable = session.req_header().method.is_idempotent();
-    if repeatable && !session.is_body_empty() {
-        session.enable_retry_buffering();
+    let repeatable = session.request().method.is_idempotent();
+    let length = session.length();
+    if repeatable && length != Length::Known(0) {
+        session.keep_body();
     }
     let rate = way.rooms.admission.body_rate();
     let pace = Pace::new(Instant::now(), way.rooms.listen.read_timeout, rate);
+    let mut head = BytesMut::with_capacity(HEAD);
+    headers::to_upstream(&mut head, session.request(), length, &plan.rules(way.trail))?;
     let mut tries = 1;
     loop {
-        let head = request_head(session, plan, way)?;
         // Each time anew: whose address it is may have changed.
         let found = way.rooms.find(plan, way).await?;
         let seat = way.rooms.seat(plan, &found)?;
         let pool = (tries < MAX_TRIES && !plan.upgrade).then_some(way.pool);
         let timeouts = &plan.route.row.timeouts;
-        let upstream = Connection::open(&found, &head.method, timeouts, pool).await;
+        let upstream = Connection::open(&found, &session.request().method, timeouts, pool).await;
         let upstream = upstream.map_err(Error::from)?;
         let reused = upstream.reused;
-        let replay = (tries > 1).then(|| session.get_retry_buffer()).flatten();
-        let over = session.is_body_empty();
+        let replay = (tries > 1).then(|| session.kept_body()).flatten();
+        let over = length == Length::Known(0);
         let upload = Upload { received: 0, pace, over, broken: false };
         let answer = Answer { upstream, found, seat, upload };
-        match answer.ask(session, plan, head, replay).await {
+        match answer.ask(session, plan, (&head, length), replay).await {
             Err(error)
                 if reused
                     && repeatable
                     && tries < MAX_TRIES
                     && is_end_of_connection(&error)
-                    && !session.retry_buffer_truncated() =>
+                    && session.kept_body().is_some() =>
             {
                 tries += 1;
             }
@@ -98,43 +102,13 @@ fn is_end_of_connection(error: &PingoraError) -> bool {
         )
 }
 
-/// The head for the upstream.
-fn request_head(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Result<RequestHeader> {
-    let has_body = !session.is_body_empty();
-    let mut head = session.req_header().clone();
-    head.set_version(Version::HTTP_11);
-    headers::to_upstream(&mut head, &plan.rules(way.trail))?;
-    if has_body
-        && !head.headers.contains_key(header::CONTENT_LENGTH)
-        && !head.headers.contains_key(header::TRANSFER_ENCODING)
-    {
-        // HTTP/2 has frames for it.
-        head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
-    }
-    Ok(head)
-}
-
 /// Passes on an interim response, to a client that knows such.
-async fn tell(session: &mut Session, plan: &Plan, mut head: ResponseHeader) -> Result<()> {
-    if session.req_header().version == Version::HTTP_10 {
+async fn tell(session: &mut Session, plan: &Plan, mut head: Parts) -> Result<()> {
+    if session.request().version == Version::HTTP_10 {
         return Ok(());
     }
-    headers::to_client(&mut head, &plan.answer())?;
-    write_head(session, head).await
-}
-
-/// Writes a head within the time that a client has to take something.
-pub(super) async fn write_head(session: &mut Session, head: ResponseHeader) -> Result<()> {
-    let limit = session.get_write_timeout();
-    let write = session.write_response_header(Box::new(head));
-    let written = match limit {
-        Some(limit) => timeout(limit, write).await,
-        None => Ok(write.await),
-    };
-    match written {
-        Ok(written) => written.map_err(|error| error.into_down()),
-        Err(_) => Err(PingoraError::new_down(ErrorType::WriteTimedout)),
-    }
+    headers::to_client(&mut head, &plan.answer());
+    session.write_head(head).await
 }
 
 fn invalid() -> Box<PingoraError> {
@@ -143,8 +117,8 @@ fn invalid() -> Box<PingoraError> {
 
 impl Answer {
     /// The head of the response.
-    pub(super) fn head(&self) -> Result<&ResponseHeader> {
-        self.upstream.http.resp_header().ok_or_else(invalid)
+    pub(super) fn head(&self) -> Result<&Parts> {
+        self.upstream.http.head().ok_or_else(invalid)
     }
 
     /// Sends the request and reads up to the final response's head.
@@ -152,11 +126,10 @@ impl Answer {
         mut self,
         session: &mut Session,
         plan: &Plan,
-        head: RequestHeader,
+        (head, length): (&[u8], Length),
         replay: Option<Bytes>,
     ) -> Result<Self> {
-        let sent = self.upstream.http.write_request_header(Box::new(head)).await;
-        sent.map_err(|error| error.into_up())?;
+        self.upstream.http.write_head(head, length).await?;
         if let Some(bytes) = replay {
             self.pass_on(session, plan, Some(bytes)).await?;
         }
@@ -165,15 +138,13 @@ impl Answer {
             tokio::select! {
                 biased;
                 body = session.read_body_or_idle(self.upload.over) => {
-                    let body = body.map_err(|error| error.into_down())?;
-                    self.pass_on(session, plan, body).await?;
+                    self.pass_on(session, plan, body?).await?;
                 }
-                read = self.upstream.http.read_response() => {
-                    read.map_err(|error| error.into_up())?;
-                    let head = self.head()?;
+                head = self.upstream.http.read_head() => {
+                    let head = head?;
                     match head.status {
                         StatusCode::SWITCHING_PROTOCOLS
-                            if plan.upgrade && is_answered(session.req_header(), head) =>
+                            if plan.upgrade && is_answered(session.request(), head) =>
                         {
                             return Ok(self);
                         }
@@ -214,7 +185,7 @@ impl Answer {
             if let Some(bytes) = piece.as_ref().filter(|bytes| !bytes.is_empty()) {
                 upstream.http.write_body(bytes).await?;
             }
-            if piece.is_none() || session.is_body_done() {
+            if piece.is_none() || session.is_body_over() {
                 upload.over = true;
                 upstream.http.finish_body().await?;
             }
@@ -239,95 +210,84 @@ impl Answer {
         plan: &Plan,
         way: &Way<'_>,
     ) -> Result<()> {
-        let mut head = self.head()?.clone();
-        headers::to_client(&mut head, &plan.answer())?;
-        respond::stamp(&mut head, session.req_header())?;
-        let expects = session.req_header().headers.contains_key(header::EXPECT);
+        let mut head = self.upstream.http.take_head().ok_or_else(invalid)?;
+        headers::to_client(&mut head, &plan.answer());
+        session.stamp(&mut head);
+        let request = session.request();
+        let expects = request.headers.contains_key(header::EXPECT);
         let unsent = expects && !self.upload.over && self.upload.received == 0;
-        if unsent {
-            // The client may not send the body any more (RFC 9110 section 10.1.1): nobody knows what
-            // comes next.
-            session.set_keepalive(None);
-        }
-        let bodyless = session.req_header().method == Method::HEAD
+        let bodyless = request.method == Method::HEAD
             || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        frame(session, &mut head, bodyless)?;
+        let ends = frame(&mut head, request.version, bodyless);
         let allowed = plan.route.row.compress && !bodyless;
-        let mut compression = compression::start(session.req_header(), &mut head, allowed)?;
-        write_head(session, head).await?;
+        let mut compression = compression::start(request, &mut head, allowed)?;
+        if unsent || ends {
+            // The client may not send the body any more (RFC 9110 section 10.1.1): nobody knows what
+            // comes next. Or the end of the connection is that of the answer.
+            session.close_after();
+        }
+        session.write_head(head).await?;
         loop {
             tokio::select! {
                 biased;
-                piece = self.upstream.http.read_body_ref() => {
-                    let Some(piece) = piece.map_err(|error| error.into_up())? else { break };
-                    // An empty chunk would be the last one.
-                    if !piece.is_empty() {
-                        write_body(session, piece, compression.as_mut()).await?;
-                    }
+                piece = self.upstream.http.read_body() => {
+                    let Some(piece) = piece? else { break };
+                    write_body(session, piece, compression.as_mut()).await?;
                 }
                 body = session.read_body_or_idle(self.upload.over) => {
-                    let body = body.map_err(|error| error.into_down())?;
-                    self.pass_on(session, plan, body).await?;
+                    self.pass_on(session, plan, body?).await?;
                 }
             }
         }
         if let Some(rest) = compression.and_then(|mut c| c.response_body_filter(None, true)) {
-            session.write_response_body(rest, false).await.map_err(|e| e.into_down())?;
+            session.write_body(rest).await?;
         }
         if !self.upload.over {
             // The client has its answer; whoever gave it may still want the rest of the request.
-            session.finish_body().await.map_err(|error| error.into_down())?;
+            session.finish_body().await?;
         }
         if unsent && !self.upload.over {
             return Ok(());
         }
         while !self.upload.over {
-            let body = session.read_request_body().await.map_err(|error| error.into_down())?;
+            let body = session.read_body().await?;
             self.pass_on(session, plan, body).await?;
         }
         if !self.upload.broken {
-            self.upstream.release(way.pool).await;
+            self.upstream.release(way.pool);
         }
         Ok(())
     }
 }
 
-/// Says how long the body is, in the way that the client's version of HTTP knows.
-fn frame(session: &mut Session, head: &mut ResponseHeader, bodyless: bool) -> Result<()> {
-    match session.req_header().version {
-        Version::HTTP_2 => drop(head.remove_header(&header::TRANSFER_ENCODING)),
-        // It knows no chunks: the end of the connection is the end of the body.
-        Version::HTTP_10 if head.remove_header(&header::TRANSFER_ENCODING).is_some() => {
-            session.set_keepalive(None);
+/// Says how long the body is, in the way that the client's version of HTTP knows. True if only the end of
+/// the connection can.
+fn frame(head: &mut Parts, version: Version, bodyless: bool) -> bool {
+    match version {
+        Version::HTTP_2 => {
+            head.headers.remove(header::TRANSFER_ENCODING);
         }
-        Version::HTTP_10 => {}
+        // It knows no chunks.
+        Version::HTTP_10 => return head.headers.remove(header::TRANSFER_ENCODING).is_some(),
         _ if !bodyless
             && !head.headers.contains_key(header::TRANSFER_ENCODING)
             && !head.headers.contains_key(header::CONTENT_LENGTH) =>
         {
-            head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+            head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         _ => {}
     }
-    head.set_version(Version::HTTP_11);
-    Ok(())
+    false
 }
 
 async fn write_body(
     session: &mut Session,
-    piece: &[u8],
+    piece: Bytes,
     compression: Option<&mut Compression>,
 ) -> Result<()> {
-    let written = match (compression, &mut *session) {
-        (Some(compression), _) => {
-            let piece = Bytes::copy_from_slice(piece);
-            match compression.response_body_filter(Some(&piece), false) {
-                Some(packed) => session.write_response_body(packed, false).await,
-                None => return Err(PingoraError::new_in(ErrorType::InternalError)),
-            }
-        }
-        (None, Session::H1(http1)) => http1.write_body(piece).await.map(drop),
-        (None, session) => session.write_response_body(Bytes::copy_from_slice(piece), false).await,
-    };
-    written.map_err(|error| error.into_down())
+    let Some(compression) = compression else { return session.write_body(piece).await };
+    match compression.response_body_filter(Some(&piece), false) {
+        Some(packed) => session.write_body(packed).await,
+        None => Err(PingoraError::new_in(ErrorType::InternalError)),
+    }
 }

@@ -1,15 +1,22 @@
 //! Header rules: what of a request reaches an upstream, what of a response reaches the client.
 
+use std::borrow::Cow;
+
+use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use pingora::Result;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::response::Parts;
+use pingora::http::RequestHeader;
 
 use super::client::Client;
 use super::location::{self, Places};
 use super::trail::Trail;
 use crate::config::{HostRule, Upstream};
+use crate::error::Error;
+use crate::http1::body::Length;
+use crate::http1::request::Lines;
 use crate::redact;
 use crate::route::{Destination, Route};
+use crate::telemetry::privacy::plain;
 
 mod host;
 mod pods;
@@ -68,43 +75,114 @@ impl Rules<'_> {
             || self.trail.replaces(name)
             || (self.route.leads_to_a_desktop() && secret())
     }
+
+    /// Whether what a client says gives way to what we say.
+    fn replaces(&self, name: &HeaderName) -> bool {
+        *name == header::HOST
+            || *name == header::CONTENT_LENGTH
+            || *name == header::TRANSFER_ENCODING
+            || *name == FORWARDED_FOR
+            || *name == REAL_IP
+            || (*name == self.route.headers.certificate
+                && !(self.tells_certificate() && self.client.trusted))
+    }
+
+    /// Whether the upstream is told the client's certificate: verified here, or told by a trusted proxy.
+    /// What anybody else says would let him in as another.
+    fn tells_certificate(&self) -> bool {
+        self.route.headers.tells_certificate && !self.route.leads_to_a_desktop()
+    }
 }
 
-/// Turns the client's request head into the upstream's, in place.
-pub(super) fn to_upstream(head: &mut RequestHeader, rules: &Rules<'_>) -> Result<()> {
-    let host = host_of(head);
-    let named: Vec<_> = tokens(&head.headers, &header::CONNECTION).collect();
-    remove_all(head, |name| is_hop_by_hop(name, &named) || rules.refuse(name));
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Writes the head for the upstream, whose body is of this length: of the client's what the upstream may
+/// have, then what we say.
+pub(super) fn to_upstream(
+    out: &mut BytesMut,
+    request: &RequestHeader,
+    length: Length,
+    rules: &Rules<'_>,
+) -> Result<(), Error> {
+    let lines = Lines::begin(out, &request.method, rules.target).ok_or(Error::InvalidRequest)?;
+    let mut lines = Kept { lines, removed: &rules.route.headers.remove };
+    lines.always(&header::HOST, rules.sent.as_bytes());
+    frame(&mut lines, &request.headers, length);
+    let named: Vec<_> = tokens(&request.headers, &header::CONNECTION).collect();
+    for (name, value) in &request.headers {
+        if is_hop_by_hop(name, &named) || rules.refuse(name) || rules.replaces(name) {
+            continue;
+        }
+        match *name {
+            header::COOKIE => {}
+            header::REFERER if rules.route.leads_to_a_desktop() => {
+                // The address of a `/container/<token>/...` page holds the token.
+                let referer = redact::scrub(value.to_str().unwrap_or(""));
+                lines.header(name, referer.as_bytes());
+            }
+            _ => lines.header(name, value.as_bytes()),
+        }
+    }
+    cookies(&mut lines, &request.headers, &named);
     if rules.upgrade {
-        head.insert_header(header::CONNECTION, "upgrade")?;
-        head.insert_header(header::UPGRADE, "websocket")?;
+        lines.header(&header::CONNECTION, b"upgrade");
+        lines.header(&header::UPGRADE, b"websocket");
     }
-    join_cookies(head)?;
-    forwarded(head, rules, host.as_ref())?;
-    rules.trail.write(head)?;
-    for name in &rules.route.headers.remove {
-        head.remove_header(name);
+    forwarded(&mut lines, request, rules);
+    rules.trail.write(|name, value| lines.header(name, value));
+    if let Some(text) = rules.client.certificate.as_ref().filter(|_| rules.tells_certificate()) {
+        lines.always(&rules.route.headers.certificate, text.as_bytes());
     }
-    certificate(head, rules)?;
-    if rules.route.leads_to_a_desktop() {
-        scrub_referer(head)?;
+    lines.lines.end();
+    Ok(())
+}
+
+/// The lines of a head, without those that its route takes out.
+struct Kept<'a> {
+    lines: Lines<'a>,
+    removed: &'a [HeaderName],
+}
+
+impl Kept<'_> {
+    fn header(&mut self, name: &HeaderName, value: &[u8]) {
+        if !self.removed.contains(name) {
+            self.lines.header(name, value);
+        }
     }
-    head.insert_header(header::HOST, rules.sent)?;
-    head.set_raw_path(rules.target.as_bytes())
+
+    /// Writes a line that no route takes out.
+    fn always(&mut self, name: &HeaderName, value: &[u8]) {
+        self.lines.header(name, value);
+    }
+}
+
+/// Says how long the body is, in the one way that HTTP/1.1 has for it.
+fn frame(lines: &mut Kept<'_>, headers: &HeaderMap, length: Length) {
+    match length {
+        Length::Known(0) if !headers.contains_key(header::CONTENT_LENGTH) => {}
+        Length::Known(length) => {
+            lines.always(&header::CONTENT_LENGTH, length.to_string().as_bytes());
+        }
+        Length::Chunks | Length::UntilEnd => lines.always(&header::TRANSFER_ENCODING, b"chunked"),
+    }
 }
 
 /// One field for all cookies: HTTP/2 clients send several, which HTTP/1 does not know (RFC 9113
 /// section 8.2.3).
-fn join_cookies(head: &mut RequestHeader) -> Result<()> {
-    let cookies: Vec<_> = head.headers.get_all(header::COOKIE).iter().collect();
-    if cookies.len() > 1 {
-        let joined =
-            cookies.iter().map(|cookie| cookie.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
-        if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-            head.insert_header(header::COOKIE, joined)?;
-        }
+fn cookies(lines: &mut Kept<'_>, headers: &HeaderMap, named: &[String]) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    let Some(first) = cookies.next() else { return };
+    if is_hop_by_hop(&header::COOKIE, named) {
+        return;
     }
-    Ok(())
+    let mut joined = Cow::Borrowed(first.as_bytes());
+    for cookie in cookies {
+        joined.to_mut().extend([b"; ", cookie.as_bytes()].concat());
+    }
+    lines.header(&header::COOKIE, &joined);
 }
 
 /// What the rules for a response depend on.
@@ -122,7 +200,7 @@ pub(super) struct Answer<'a> {
 }
 
 /// Turns the upstream's response head into the client's, in place.
-pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Result<()> {
+pub(super) fn to_client(head: &mut Parts, answer: &Answer<'_>) {
     let upgrade = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
     let named: Vec<_> = tokens(&head.headers, &header::CONNECTION)
         .filter(|name| !["content-length", "transfer-encoding"].contains(&name.as_str()))
@@ -141,33 +219,32 @@ pub(super) fn to_client(head: &mut ResponseHeader, answer: &Answer<'_>) -> Resul
         .cloned()
         .collect();
     for name in inert {
-        head.remove_header(&name);
+        head.headers.remove(&name);
     }
     pods::strip(head, answer.route);
     if head.status.is_informational() || head.status == http::StatusCode::NO_CONTENT {
         // They have no body to frame (RFC 9110 section 8.6, RFC 9112 section 6.1).
-        head.remove_header(&header::CONTENT_LENGTH);
-        head.remove_header(&header::TRANSFER_ENCODING);
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.remove(header::TRANSFER_ENCODING);
     }
     if let Some(public) = answer.public {
         let Answer { scheme, sent, prefix, .. } = *answer;
         let places = Places { scheme, public, sent, prefix };
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let value = head.headers.get(&name).and_then(|value| value.to_str().ok());
-            if let Some(rewritten) = value.and_then(|value| location::rewrite(value, &places)) {
-                head.insert_header(name, rewritten)?;
+            let rewritten = value.and_then(|value| location::rewrite(value, &places));
+            // What was made of a header's value and a host fits into a header.
+            if let Some(value) = rewritten.and_then(|text| HeaderValue::try_from(text).ok()) {
+                head.headers.insert(name, value);
             }
         }
     }
     if head.status.is_informational() {
-        return Ok(()); // An upgrade is no page.
+        return; // An upgrade is no page.
     }
     for (name, value) in &answer.route.headers.response {
-        if !head.headers.contains_key(name) {
-            head.insert_header(name.clone(), value.clone())?;
-        }
+        head.headers.entry(name).or_insert_with(|| value.clone());
     }
-    Ok(())
 }
 
 /// Whether a request asks for a WebSocket (RFC 6455 §4.2.1); `None` if it asks for no upgrade.
@@ -205,16 +282,6 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(|token| token.trim().to_ascii_lowercase())
 }
 
-/// Whether the client's connection shall end with this request (RFC 9112 section 9.6).
-pub(super) fn asks_to_close(head: &RequestHeader) -> bool {
-    let mut lines = head.headers.get_all(header::CONNECTION).iter();
-    lines.any(|line| {
-        line.as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    })
-}
-
 /// Whether `Connection` names only what a client may have taken off: not what routes the request or
 /// says who asks, and not more than a proxy should have to look at (RFC 9110 section 7.6.1).
 pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
@@ -242,69 +309,31 @@ fn is_hop_by_hop(name: &HeaderName, named: &[String]) -> bool {
             && name != header::TRANSFER_ENCODING)
 }
 
-fn remove_all(head: &mut RequestHeader, unwanted: impl Fn(&HeaderName) -> bool) {
-    let names: Vec<_> = head.headers.keys().filter(|name| unwanted(name)).cloned().collect();
-    for name in names {
-        head.remove_header(&name);
-    }
-}
-
 /// `X-Forwarded-*` and `X-Real-IP`: ours, or a trusted proxy's with the proxy added to the list.
-fn forwarded(
-    head: &mut RequestHeader,
-    rules: &Rules<'_>,
-    host: Option<&HeaderValue>,
-) -> Result<()> {
-    let client = rules.client;
+fn forwarded(lines: &mut Kept<'_>, request: &RequestHeader, rules: &Rules<'_>) {
+    let (client, headers) = (rules.client, &request.headers);
     if let Some(peer) = client.peer {
-        let mut list = String::with_capacity(40);
-        let said = head.headers.get_all("x-forwarded-for").iter();
+        let peer = plain(peer);
+        let mut list = String::new();
+        let said = headers.get_all(FORWARDED_FOR).iter().filter(|_| client.trusted);
         for line in said.filter_map(|line| line.to_str().ok()) {
             list.push_str(line);
             list.push_str(", ");
         }
-        let peer = peer.to_string();
         list.push_str(&peer);
-        head.insert_header("X-Forwarded-For", list)?;
+        lines.header(&FORWARDED_FOR, list.as_bytes());
         let address = client.address.filter(|address| client.peer != Some(*address));
-        head.insert_header("X-Real-IP", address.map_or(peer, |address| address.to_string()))?;
+        lines.header(&REAL_IP, address.map_or(peer, plain).as_bytes());
     }
-    if !head.headers.contains_key("x-forwarded-proto") {
-        head.insert_header("X-Forwarded-Proto", client.scheme.as_str())?;
+    let passed = |name| client.trusted && headers.contains_key(name);
+    if !passed(FORWARDED_PROTO) {
+        lines.header(&FORWARDED_PROTO, client.scheme.as_bytes());
     }
-    match host {
-        Some(host) if !head.headers.contains_key("x-forwarded-host") => {
-            head.insert_header("X-Forwarded-Host", host.clone())
-        }
-        _ => Ok(()),
+    if !passed(FORWARDED_HOST)
+        && let Some(host) = host_of(request)
+    {
+        lines.header(&FORWARDED_HOST, host.as_bytes());
     }
-}
-
-/// The client's certificate, for upstreams that are told it: verified here, or told by a trusted proxy.
-/// What anybody else says would let him in as another.
-fn certificate(head: &mut RequestHeader, rules: &Rules<'_>) -> Result<()> {
-    let Rules { route, client, .. } = rules;
-    let told = route.headers.tells_certificate && !route.leads_to_a_desktop();
-    if told && client.trusted {
-        return Ok(());
-    }
-    head.remove_header(&route.headers.certificate);
-    match &client.certificate {
-        Some(text) if told => head.insert_header(route.headers.certificate.clone(), text.clone()),
-        _ => Ok(()),
-    }
-}
-
-/// The address of a `/container/<token>/...` page holds the token.
-fn scrub_referer(head: &mut RequestHeader) -> Result<()> {
-    let referer = head.headers.get(header::REFERER).map(|value| value.to_str().unwrap_or(""));
-    let Some(referer) = referer else { return Ok(()) };
-    let scrubbed = redact::scrub(referer);
-    if scrubbed == referer {
-        return Ok(());
-    }
-    let scrubbed = scrubbed.into_owned();
-    head.insert_header(header::REFERER, scrubbed)
 }
 
 /// The `Host` for the upstream, by the row's header set.

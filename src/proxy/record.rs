@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use http::{Version, header};
-use pingora::protocols::http::ServerSession as Session;
 
 use super::context::Context;
 use super::headers;
 use super::trail::Trail;
 use crate::redact;
+use crate::session::Session;
 use crate::telemetry::access_log::{InFlight, Record};
 
 /// Longest field of the client's that is kept, in bytes: what is logged has a bound.
@@ -21,7 +21,7 @@ pub(super) fn open(
     trail: &Trail,
     in_flight: &InFlight,
 ) -> Record {
-    let head = session.req_header();
+    let head = session.request();
     let field = |name| {
         let value = head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         value.map(|value| kept(&value)).unwrap_or_default()
@@ -68,11 +68,11 @@ pub(super) fn note_status(ctx: &mut Context, status: u16) {
 
 /// Adds what became of the request.
 pub(super) fn close(record: &mut Record, session: &Session) {
-    if let Some(written) = session.response_written() {
-        record.status = written.status.as_u16();
+    if let Some(status) = session.answered() {
+        record.status = status.as_u16();
     }
-    record.received = session.body_bytes_read() as u64;
-    record.sent = session.body_bytes_sent() as u64;
+    record.received = session.received();
+    record.sent = session.sent();
 }
 
 /// Text without tokens, cut to what is kept.

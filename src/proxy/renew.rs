@@ -2,7 +2,6 @@
 
 use http::Method;
 use pingora::Result;
-use pingora::protocols::http::ServerSession as Session;
 use tokio::time::{Duration, Instant};
 
 use super::clock;
@@ -10,6 +9,7 @@ use super::context::Plan;
 use crate::auth::Desktop;
 use crate::error::Error;
 use crate::respond;
+use crate::session::Session;
 use crate::tunnel::registry::Registry;
 
 /// When the token is over that this desktop came from.
@@ -25,7 +25,7 @@ pub(super) async fn serve(
     pod: &str,
     tunnels: &Registry,
 ) -> Result<()> {
-    if session.req_header().method != Method::POST {
+    if session.request().method != Method::POST {
         return Err(Error::PostOnly.into());
     }
     let Some(desktop) = &plan.desktop else { return Err(Error::NoRoute.into()) };

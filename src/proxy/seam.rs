@@ -1,19 +1,26 @@
 //! The header rules, for the bench that measures them: nothing of the gateway comes here.
 
-use pingora::Result;
+use bytes::BytesMut;
 use pingora::http::RequestHeader;
 
 use super::client::Client;
 use super::headers::{self, Rules, upstream_host};
 use super::trail;
+use crate::error::Error;
+use crate::http1::body::Length;
 use crate::route::Route;
 
-/// Turns a request head into that for the upstream of a route, as if it came from 203.0.113.9.
+/// Writes the head for the upstream of a route, as if the request came from 203.0.113.9 without a body.
 ///
 /// # Errors
 ///
-/// As pingora's, for a head that cannot be written.
-pub fn to_upstream(head: &mut RequestHeader, route: &Route, target: &str) -> Result<()> {
+/// If the target would not stay in the request line.
+pub fn to_upstream(
+    out: &mut BytesMut,
+    head: &RequestHeader,
+    route: &Route,
+    target: &str,
+) -> Result<(), Error> {
     let peer = Some([203, 0, 113, 9].into());
     let client = Client {
         address: peer,
@@ -28,5 +35,5 @@ pub fn to_upstream(head: &mut RequestHeader, route: &Route, target: &str) -> Res
     let trail = trail::settle(head, false);
     let rules =
         Rules { route, client: &client, trail: &trail, target, sent: &sent, upgrade: false };
-    headers::to_upstream(head, &rules)
+    headers::to_upstream(out, head, Length::Known(0), &rules)
 }

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 
 use http::{HeaderName, HeaderValue};
-use pingora::Result;
 use pingora::http::RequestHeader;
 
 use crate::telemetry::trace_context::TraceContext;
@@ -36,9 +35,9 @@ pub(super) struct Trail {
 /// strangers would mix with ours.
 pub(super) fn settle(head: &RequestHeader, trusted: bool) -> Trail {
     let given = |name: &str| {
-        let mut values = head.headers.get_all(name).iter();
+        let mut values = trusted.then(|| head.headers.get_all(name).iter())?;
         // Two of a kind say nothing.
-        let only = values.next().filter(|_| trusted && values.next().is_none())?;
+        let only = values.next().filter(|_| values.next().is_none())?;
         only.to_str().ok()
     };
     let id = given(ID).filter(|id| is_id(id)).map_or_else(fresh, ToOwned::to_owned);
@@ -59,21 +58,28 @@ impl Trail {
         }
     }
 
-    /// Writes the marks for the upstream.
-    pub(super) fn write(&self, head: &mut RequestHeader) -> Result<()> {
-        head.insert_header("X-Request-Id", self.id.clone())?;
-        match self.trace {
-            Some(trace) => head.insert_header(PARENT, trace.context.to_string()),
-            None => Ok(()),
+    /// Gives the marks for the upstream, as headers.
+    pub(super) fn write(&self, mut give: impl FnMut(&HeaderName, &[u8])) {
+        give(&HeaderName::from_static(ID), self.id.as_bytes());
+        if let Some(trace) = self.trace {
+            give(&HeaderName::from_static(PARENT), trace.context.to_string().as_bytes());
         }
     }
 }
 
 /// An id that nobody else has: 32 hexadecimal digits, as nginx's `$request_id`.
 pub(crate) fn fresh() -> String {
-    let number = (u128::from(number()) << 64) | u128::from(number());
-    let digit = |at: u32| char::from_digit((number >> (124 - 4 * at)) as u32 & 15, 16);
-    (0..32).filter_map(digit).collect()
+    let mut id = String::with_capacity(32);
+    for number in [number(), number()] {
+        for byte in number.to_be_bytes() {
+            id.extend([byte >> 4, byte & 15].map(digit));
+        }
+    }
+    id
+}
+
+fn digit(value: u8) -> char {
+    char::from(if value < 10 { b'0' + value } else { b'a' + value - 10 })
 }
 
 /// A number by chance.
@@ -107,7 +113,9 @@ mod tests {
         for name in replaced {
             head.remove_header(&name);
         }
-        trail.write(&mut head).unwrap();
+        trail.write(|name, value| {
+            head.insert_header(name.clone(), HeaderValue::from_bytes(value).unwrap()).unwrap();
+        });
         (head, trail)
     }
 

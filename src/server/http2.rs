@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{
     H2Accept, H2Options, HttpSession, default_h2_options, handshake,
 };
@@ -14,6 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use super::connection::Connections;
 use crate::config::Listen;
+use crate::session::Session;
+use crate::transport::Transport;
 
 mod meter;
 
@@ -40,16 +41,14 @@ const ERRORS: usize = 100;
 /// Serves a connection to its end.
 pub(super) async fn serve(
     connections: &Arc<Connections>,
-    stream: Stream,
+    transport: Transport,
     listen: &Listen,
     mut leaves: watch::Receiver<bool>,
 ) {
-    let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        socket_digest: stream.get_socket_digest(),
-        ..Digest::default()
-    });
-    let Some(stream) = meter::watch(stream) else { return };
+    let client = Arc::new(transport.remote().clone());
+    let stream: Stream = Box::new(meter::watch(transport));
+    // What the rooms want to know of a connection, they know from us.
+    let digest = Arc::new(Digest::default());
     let Ok(Ok(mut connection)) = timeout(PREFACE, handshake(stream, Some(options(listen)))).await
     else {
         return;
@@ -73,8 +72,9 @@ pub(super) async fn serve(
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {
                 let connections = Arc::clone(connections);
+                let session = Session::http2(session, Arc::clone(&client));
                 requests.spawn(async move {
-                    connections.request(ServerSession::new_http2(session)).await;
+                    connections.request(session).await;
                 });
             }
             Ok(Some(H2Accept::Rejected)) => malformed += 1,

@@ -3,18 +3,17 @@
 //! The client's `Host` names the public port of this very listener, so the redirect is right behind
 //! any NodePort. Nothing is served in plain here.
 
-use super::connection::Head;
+use pingora::http::RequestHeader;
+
 use crate::proxy::redirect;
 
 /// The whole answer to a head: a redirect to the same place under https; none if the head does not say
 /// where that is.
-pub(super) fn answer(head: &[u8], id: &str) -> Option<String> {
-    let mut headers = [httparse::EMPTY_HEADER; Head::MOST_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    request.parse(head).ok()?;
-    let target = request.path.filter(|target| target.starts_with('/'))?;
-    let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"))?;
-    let host = std::str::from_utf8(host.value).ok().filter(|host| is_host(host))?;
+pub(super) fn answer(head: &RequestHeader, id: &str) -> Option<String> {
+    let target = std::str::from_utf8(head.raw_path()).ok();
+    let target = target.filter(|target| target.starts_with('/'))?;
+    let host = head.headers.get(http::header::HOST).filter(|host| redirect::is_valid_host(host))?;
+    let host = host.to_str().ok()?;
     let location = redirect::address(host, target, |port| port.unwrap_or(443));
     let fits = location.bytes().all(|byte| byte.is_ascii_graphic());
     fits.then(|| {
@@ -25,13 +24,11 @@ pub(super) fn answer(head: &[u8], id: &str) -> Option<String> {
     })
 }
 
-fn is_host(text: &str) -> bool {
-    http::HeaderValue::from_str(text).is_ok_and(|host| redirect::is_valid_host(&host))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::http1::request;
 
     #[test]
     fn the_public_port_is_kept() {
@@ -42,9 +39,10 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", None),
             ("GET / HTTP/1.1\r\n\r\n", None),
             ("OPTIONS * HTTP/1.1\r\nHost: desk\r\n\r\n", None),
-            ("\x16\x03\x01", None),
         ] {
-            let answer = answer(head.as_bytes(), "id");
+            let listen = Config::from_text("empty", "").unwrap().config.listen;
+            let (request, _) = request::parse(head.as_bytes(), &listen).unwrap().unwrap();
+            let answer = answer(&request.head, "id");
             let location = answer.as_deref().and_then(|answer| answer.split("\r\n").nth(1));
             let location = location.and_then(|line| line.strip_prefix("Location: "));
             assert_eq!(location, want, "{head}");

@@ -134,8 +134,12 @@ struct Escaped<'a, W>(&'a mut W);
 
 impl<W: Write> Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
         let special = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+        // Most texts have none, which is seen many bytes at a time if no byte ends the search.
+        if !text.as_bytes().iter().fold(false, |found, byte| found | special(byte)) {
+            return self.0.write_str(text);
+        }
+        let mut rest = text;
         while let Some(at) = rest.as_bytes().iter().position(special) {
             let (plain, special) = rest.split_at(at);
             self.0.write_str(plain)?;

@@ -3,13 +3,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderName};
+use http::response::Parts;
 use http::{StatusCode, Version};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 
 /// Whether a pod's answer to an upgrade is a WebSocket, or no tunnel at all. A 101 for anything else
 /// would make a tunnel of what is none: a browser would say so, a proxy in front of us may not.
 #[must_use]
-pub fn is_answered(request: &RequestHeader, answer: &ResponseHeader) -> bool {
+pub fn is_answered(request: &RequestHeader, answer: &Parts) -> bool {
     if answer.status != StatusCode::SWITCHING_PROTOCOLS {
         return true;
     }

@@ -1,7 +1,7 @@
 //! What a pod may not say to a browser: a pod runs what its user likes, at the address of the whole site.
 
 use http::header::{self, HeaderName};
-use pingora::http::ResponseHeader;
+use http::response::Parts;
 
 use crate::config::CookieRule;
 use crate::route::Route;
@@ -27,7 +27,7 @@ const OF_THE_SITE: [&str; 14] = [
 ];
 
 /// Takes out of a response what its route's backend has no right to say.
-pub(super) fn strip(head: &mut ResponseHeader, route: &Route) {
+pub(super) fn strip(head: &mut Parts, route: &Route) {
     let of_a_desktop = route.leads_to_a_desktop();
     let strips = route.row.cookies.map_or(of_a_desktop, |rule| rule == CookieRule::Strip);
     let unwanted = |name: &HeaderName| {
@@ -36,6 +36,6 @@ pub(super) fn strip(head: &mut ResponseHeader, route: &Route) {
     };
     let names: Vec<_> = head.headers.keys().filter(|name| unwanted(name)).cloned().collect();
     for name in names {
-        head.remove_header(&name);
+        head.headers.remove(&name);
     }
 }

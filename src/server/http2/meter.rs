@@ -7,8 +7,6 @@
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 
-use pingora::protocols::Stream;
-
 use crate::transport::{Inspect, Transport};
 
 /// The preface (RFC 9113 section 3.4).
@@ -69,11 +67,10 @@ struct Meter {
     resets: Left,
 }
 
-/// Has a connection's frames counted from its preface on. None only if it is none of ours.
-pub(super) fn watch(stream: Stream) -> Option<Stream> {
-    let mut transport = stream.into_any().downcast::<Transport>().ok()?;
+/// Has a connection's frames counted from its preface on.
+pub(super) fn watch(mut transport: Transport) -> Transport {
     transport.inspect(Some(Box::new(Meter::new())));
-    Some(transport)
+    transport
 }
 
 impl Meter {

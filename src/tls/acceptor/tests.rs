@@ -188,11 +188,11 @@ async fn a_ticket_lives_through_one_change_of_keys_and_not_two() {
         Ok(keys) => Ok(Box::new(Keys(keys)) as Box<dyn ProducesTickets>),
         Err(_) => Err(rustls::crypto::GetRandomFailed),
     };
-    let rotator = Arc::new(TicketRotator::new(1, made).unwrap());
+    let rotator = Arc::new(TicketRotator::new(2, made).unwrap());
     adjust(&acceptor, |config| config.ticketer = Arc::clone(&rotator) as _);
     let client = Arc::new(ca.client(&[&TLS12]));
     let change = || async {
-        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        tokio::time::sleep(Duration::from_millis(3_100)).await;
         // Any use changes keys that are due.
         rotator.encrypt(b"x").unwrap();
     };

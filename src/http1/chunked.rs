@@ -2,7 +2,7 @@
 //!
 //! Readers differ in what else they take for a chunk: no size at all, blanks around it, a bare LF in
 //! an extension, anything for a trailer. Two that differ disagree about where the next message begins.
-//! This one follows the bytes without copying them and takes nothing but the grammar; of what it
+//! This one takes nothing but the grammar, without copying; of what it
 //! allows beside chunks (extensions, trailers) it bounds the length.
 
 /// Most digits of a size, zeros in front included.
@@ -63,28 +63,29 @@ impl Default for Chunked {
 }
 
 impl Chunked {
-    /// Follows the next bytes. What comes behind the end of the body is not looked at.
+    /// Goes on to the next bytes of a chunk: how many bytes stand before them, and how many of them are
+    /// there. What comes behind the end of the body is neither.
     ///
     /// # Errors
-    /// If they are no part of a chunked body; nothing may be followed after that.
-    pub fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Broken> {
-        while let Some((byte, rest)) = bytes.split_first() {
-            if self.next == Next::Over {
+    /// If the bytes are no part of a chunked body; nothing may be read after that.
+    pub fn next(&mut self, bytes: &[u8]) -> Result<(usize, usize), Broken> {
+        let mut aside = 0;
+        for byte in bytes {
+            if self.next == Next::Over || self.next == Next::Data {
                 break;
             }
-            if self.next != Next::Data {
-                self.next = self.step(*byte)?;
-                bytes = rest;
-                continue;
-            }
-            let here = u64::try_from(bytes.len()).unwrap_or(u64::MAX).min(self.left);
-            self.left -= here;
-            bytes = bytes.get(usize::try_from(here).unwrap_or(0)..).unwrap_or_default();
-            if self.left == 0 {
-                self.next = Next::DataCr;
-            }
+            self.next = self.step(*byte)?;
+            aside += 1;
         }
-        Ok(())
+        if self.next != Next::Data {
+            return Ok((aside, 0));
+        }
+        let here = u64::try_from(bytes.len() - aside).unwrap_or(u64::MAX).min(self.left);
+        self.left -= here;
+        if self.left == 0 {
+            self.next = Next::DataCr;
+        }
+        Ok((aside, usize::try_from(here).unwrap_or_default()))
     }
 
     /// Whether the body is over.
@@ -144,12 +145,21 @@ fn is_text(byte: u8) -> bool {
 mod tests {
     use super::*;
 
+    /// Reads bytes to their end, or to that of the body.
+    fn follow(chunks: &mut Chunked, mut bytes: &[u8]) -> Result<(), Broken> {
+        while !bytes.is_empty() && !chunks.is_over() {
+            let (aside, here) = chunks.next(bytes)?;
+            bytes = &bytes[aside + here..];
+        }
+        Ok(())
+    }
+
     /// Whether the body is over behind these bytes, however they come.
     fn over(bytes: &str) -> Result<bool, Broken> {
         let mut at_once = Chunked::default();
-        let whole = at_once.follow(bytes.as_bytes()).map(|()| at_once.is_over());
+        let whole = follow(&mut at_once, bytes.as_bytes()).map(|()| at_once.is_over());
         let mut single = Chunked::default();
-        let drip = bytes.bytes().try_for_each(|byte| single.follow(&[byte]));
+        let drip = bytes.bytes().try_for_each(|byte| follow(&mut single, &[byte]));
         assert_eq!(drip.map(|()| single.is_over()), whole, "{bytes:?}");
         whole
     }

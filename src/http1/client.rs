@@ -1,0 +1,228 @@
+//! One request to an upstream, on a connection that may serve more.
+
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::response::Parts;
+use http::{HeaderMap, Method, StatusCode, Version, header};
+use pingora::{Error, ErrorType, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::body::{Length, Reader, Writer};
+use super::response::{self, Response};
+use super::{PIECE, failed, invalid};
+use crate::transport::Transport;
+
+/// Longest time from the first byte of a head to its last.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// A request under way, and its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    transport: Box<Transport>,
+    /// What was read and not taken.
+    read: BytesMut,
+    /// When the head began of which only a part has come.
+    since: Option<Instant>,
+    /// Whether the answer has no body whatever it says (RFC 9112 section 6.3).
+    head_only: bool,
+    request: Writer,
+    head: Option<Parts>,
+    body: Reader,
+    /// Whether the upstream allows another request on the connection.
+    keep: bool,
+    /// Longest wait for a piece of the answer, and for the upstream to take one of the request's.
+    limits: (Duration, Duration),
+}
+
+impl Exchange {
+    /// A request of this method on a connection that is between two requests. `read` and `write` are the
+    /// longest waits for a piece of the answer and for the upstream to take one of the request's.
+    #[must_use]
+    pub fn new(
+        transport: Box<Transport>,
+        method: &Method,
+        read: Duration,
+        write: Duration,
+    ) -> Self {
+        Self {
+            transport,
+            read: BytesMut::new(),
+            since: None,
+            head_only: *method == Method::HEAD,
+            request: Writer::new(Length::Known(0)),
+            head: None,
+            body: Reader::new(Length::Known(0)),
+            keep: false,
+            limits: (read, write),
+        }
+    }
+
+    /// Writes the head of the request, whose body is of this length. A head that a body follows leaves
+    /// together with its beginning, or as soon as the answer is read.
+    ///
+    /// # Errors
+    /// If the upstream does not take it in its time.
+    pub async fn write_head(&mut self, head: &[u8], length: Length) -> Result<()> {
+        self.request = Writer::new(length);
+        self.transport.unsent().extend_from_slice(head);
+        let whole = length == Length::Known(0);
+        if whole || self.transport.is_full() { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes a piece of the request's body.
+    ///
+    /// # Errors
+    /// If the upstream does not take it in its time.
+    pub async fn write_body(&mut self, piece: &[u8]) -> Result<()> {
+        let write = self.request.write(&mut self.transport, piece);
+        match timeout(self.limits.1, write).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(failed(ErrorType::WriteError, error).into_up()),
+            Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
+        }
+    }
+
+    /// Writes the end of the request's body; whatever still waits leaves.
+    ///
+    /// # Errors
+    /// If the upstream does not take it in its time, or more of the body was promised.
+    pub async fn finish_body(&mut self) -> Result<()> {
+        let finished = self.request.finish(&mut self.transport);
+        finished.map_err(|error| failed(ErrorType::WriteError, error).into_up())?;
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        match timeout(self.limits.1, self.transport.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failed(ErrorType::WriteError, error).into_up()),
+            Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
+        }
+    }
+
+    /// Reads the head of an answer: of the final one, or of an interim one, behind which another comes.
+    /// May be cancelled and called again.
+    ///
+    /// # Errors
+    /// If it does not come in its time, or is not framed in one way.
+    pub async fn read_head(&mut self) -> Result<&Parts> {
+        let mut judged = 0;
+        loop {
+            // Only a new line can end a head, or break its rules for good.
+            let new = self.read.get(judged..).unwrap_or_default();
+            if new.contains(&b'\n') || self.read.len() > response::HEAD {
+                let parsed = response::parse(&self.read);
+                let parsed =
+                    parsed.map_err(|error| failed(ErrorType::ReadError, error).into_up())?;
+                if let Some((response, end)) = parsed {
+                    self.read.advance(end);
+                    return Ok(self.begin(response));
+                }
+            }
+            judged = self.read.len();
+            if !self.read.is_empty() {
+                let since = *self.since.get_or_insert_with(Instant::now);
+                if since.elapsed() > HEAD_TIME {
+                    return Err(failed(ErrorType::ReadError, response::too_slow()).into_up());
+                }
+            }
+            if self.fill().await? == 0 {
+                let closed = io::Error::from(ErrorKind::UnexpectedEof);
+                return Err(failed(ErrorType::ConnectionClosed, closed).into_up());
+            }
+        }
+    }
+
+    /// Takes a head on.
+    fn begin(&mut self, response: Response) -> &Parts {
+        let Response { head, length } = response;
+        self.since = None;
+        let length = match head.status {
+            StatusCode::SWITCHING_PROTOCOLS => Length::UntilEnd,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Length::Known(0),
+            status if status.is_informational() || self.head_only => Length::Known(0),
+            _ => length,
+        };
+        self.body = Reader::new(length);
+        self.keep = length != Length::UntilEnd && keeps(&head);
+        self.head.insert(head)
+    }
+
+    /// The head that was read last.
+    #[must_use]
+    pub fn head(&self) -> Option<&Parts> {
+        self.head.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub fn take_head(&mut self) -> Option<Parts> {
+        self.head.take()
+    }
+
+    /// The next piece of the answer's body; none if it is over. May be cancelled and called again.
+    ///
+    /// # Errors
+    /// If it does not come in its time, is not framed by the letter, or breaks off.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            match self.body.take(&mut self.read) {
+                Ok(Some(piece)) => return Ok(Some(piece)),
+                Ok(None) if self.body.is_over() => return Ok(None),
+                Ok(None) => {}
+                Err(_) => return Err(failed(ErrorType::ReadError, invalid()).into_up()),
+            }
+            if self.fill().await? == 0 {
+                let ended = self.body.end();
+                ended.map_err(|error| failed(ErrorType::ConnectionClosed, error).into_up())?;
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> Result<usize> {
+        // As much as a body takes: with most heads theirs comes along.
+        self.read.reserve(PIECE);
+        match timeout(self.limits.0, self.transport.read_buf(&mut self.read)).await {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(error)) => Err(failed(ErrorType::ReadError, error).into_up()),
+            Err(_) => Err(Error::new_up(ErrorType::ReadTimedout)),
+        }
+    }
+
+    /// The connection, and what was read of it that belongs to no head: for a tunnel.
+    #[must_use]
+    pub fn into_parts(self) -> (Box<Transport>, BytesMut) {
+        (self.transport, self.read)
+    }
+
+    /// The connection, if another request may follow on it: the answer is over, the upstream keeps it,
+    /// and has said nothing that nobody asked for. The request must be over, too.
+    #[must_use]
+    pub fn into_kept(self) -> Option<Box<Transport>> {
+        let over = self.body.is_over() && self.read.is_empty();
+        (self.keep && over).then_some(self.transport)
+    }
+}
+
+/// Whether an upstream keeps the connection (RFC 9112 section 9.3).
+fn keeps(head: &Parts) -> bool {
+    let says = |option: &[u8]| names(&head.headers, option);
+    match head.version {
+        Version::HTTP_10 => says(b"keep-alive") && !says(b"close"),
+        _ => !says(b"close"),
+    }
+}
+
+fn names(headers: &HeaderMap, option: &[u8]) -> bool {
+    let mut lines = headers.get_all(header::CONNECTION).iter();
+    lines.any(|line| {
+        let mut options = line.as_bytes().split(|byte| *byte == b',');
+        options.any(|named| named.trim_ascii().eq_ignore_ascii_case(option))
+    })
+}
+
+#[cfg(test)]
+mod tests;

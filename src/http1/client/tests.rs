@@ -1,0 +1,162 @@
+use std::future::Future;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::transport::Wire;
+use crate::upstream;
+
+const WAIT: Duration = Duration::from_secs(5);
+
+/// An exchange of this method, and the upstream's end of its connection.
+async fn exchange(method: Method) -> (Exchange, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let ours = TcpStream::connect(address).await.unwrap();
+    let (theirs, _) = listener.accept().await.unwrap();
+    let transport = Box::new(Transport::new(Wire::Plain(ours), address));
+    (Exchange::new(transport, &method, WAIT, WAIT), theirs)
+}
+
+/// What an answer comes to: its status, its body, and whether its connection is kept.
+async fn answered(method: Method, bytes: &[u8], ends: bool) -> Result<(u16, String, bool)> {
+    let (mut exchange, mut theirs) = exchange(method).await;
+    theirs.write_all(bytes).await.unwrap();
+    if ends {
+        theirs.shutdown().await.unwrap();
+    }
+    let mut status = exchange.read_head().await?.status;
+    while status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+        status = exchange.read_head().await?.status;
+    }
+    let mut body = Vec::new();
+    while let Some(piece) = exchange.read_body().await? {
+        body.extend_from_slice(&piece);
+    }
+    let body = String::from_utf8(body).unwrap();
+    Ok((status.as_u16(), body, exchange.into_kept().is_some()))
+}
+
+#[tokio::test]
+async fn an_answer_is_read_to_its_end_and_its_connection_kept_if_both_allow_it() {
+    for (method, bytes, ends, want) in [
+        (Method::GET, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", false, ("ab", true)),
+        (Method::GET, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", false, ("ab", false)),
+        (
+            Method::GET,
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n",
+            false,
+            ("", false),
+        ),
+        (Method::GET, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false, ("", false)),
+        (
+            Method::GET,
+            "HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+            false,
+            ("", true),
+        ),
+        (Method::GET, "HTTP/1.1 200 OK\r\n\r\nab", true, ("ab", false)),
+        (
+            Method::GET,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
+            false,
+            ("ab", true),
+        ),
+        (
+            Method::GET,
+            "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            false,
+            ("", true),
+        ),
+        (Method::HEAD, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", false, ("", true)),
+        (
+            Method::HEAD,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx",
+            false,
+            ("", false),
+        ),
+        (Method::GET, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP", false, ("", false)),
+    ] {
+        let (status, body, kept) = answered(method, bytes.as_bytes(), ends).await.unwrap();
+        assert_eq!((status, body.as_str(), kept), (200, want.0, want.1), "{bytes:?}");
+    }
+    for (status, bytes) in [
+        (204, "HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (304, "HTTP/1.1 304 Same\r\nContent-Length: 9\r\n\r\n"),
+    ] {
+        let answer = answered(Method::GET, bytes.as_bytes(), false).await.unwrap();
+        assert_eq!(answer, (status, String::new(), true));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_or_is_none_is_an_error() {
+    for (bytes, want) in [
+        ("", upstream::Error::ConnectFailed),
+        ("HTTP/1.1 200 OK\r\nContent-Le", upstream::Error::ConnectFailed),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na", upstream::Error::ConnectFailed),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+            upstream::Error::ConnectFailed,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n",
+            upstream::Error::InvalidResponse,
+        ),
+        ("SSH-2.0-OpenSSH_9.2\r\n", upstream::Error::InvalidResponse),
+    ] {
+        let error = answered(Method::GET, bytes.as_bytes(), true).await.unwrap_err();
+        assert_eq!(upstream::fault(&error), want, "{bytes:?}");
+    }
+}
+
+/// Polls once what is not ready then, and drops it.
+async fn begin<T>(future: impl Future<Output = T>) {
+    tokio::select! {
+        biased;
+        _ = future => panic!("it was ready"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_is_given_up_loses_nothing() {
+    let (mut exchange, mut theirs) = exchange(Method::GET).await;
+    for part in ["HTTP/1.1 200 OK\r\nConte", "nt-Length: 4\r", "\n\r\nab"] {
+        begin(exchange.read_head()).await;
+        theirs.write_all(part.as_bytes()).await.unwrap();
+        exchange.transport.readable().await;
+    }
+    assert_eq!(exchange.read_head().await.unwrap().status, 200);
+    assert_eq!(exchange.read_body().await.unwrap().unwrap(), "ab");
+    begin(exchange.read_body()).await;
+    theirs.write_all(b"cd").await.unwrap();
+    assert_eq!(exchange.read_body().await.unwrap().unwrap(), "cd");
+    assert!(exchange.into_kept().is_some());
+}
+
+#[tokio::test]
+async fn a_head_has_a_time_to_come_in() {
+    let (mut exchange, mut theirs) = exchange(Method::GET).await;
+    theirs.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+    exchange.transport.readable().await;
+    begin(exchange.read_head()).await;
+    exchange.since = Instant::now().checked_sub(HEAD_TIME + Duration::from_secs(1));
+    let error = exchange.read_head().await.unwrap_err();
+    assert_eq!(upstream::fault(&error), upstream::Error::ResponseTimeout);
+}
+
+#[tokio::test]
+async fn a_request_leaves_when_its_answer_is_waited_for() {
+    let (mut exchange, mut theirs) = exchange(Method::POST).await;
+    exchange.write_head(b"POST / HTTP/1.1\r\n\r\n", Length::Chunks).await.unwrap();
+    exchange.write_body(b"body").await.unwrap();
+    begin(exchange.read_head()).await;
+    let mut read = [0; 64];
+    let count = theirs.read(&mut read).await.unwrap();
+    assert_eq!(&read[..count], b"POST / HTTP/1.1\r\n\r\n4\r\nbody\r\n");
+    exchange.finish_body().await.unwrap();
+    let count = theirs.read(&mut read).await.unwrap();
+    assert_eq!(&read[..count], b"0\r\n\r\n");
+}

@@ -1,0 +1,323 @@
+//! One request of a client, on a connection that may serve more.
+
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{Method, StatusCode, header};
+use pingora::http::RequestHeader;
+use pingora::{BError, Error, ErrorType, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::body::{Length, Reader, Writer};
+use super::request::Request;
+use super::{HEAD_BUFFER, PIECE, failed, invalid, response};
+use crate::transport::Transport;
+
+/// Most bytes of a body that are kept for another try.
+const REPLAY: usize = 64 * 1024;
+
+/// A request, its body, and the answer to it.
+#[derive(Debug)]
+pub struct Session {
+    transport: Box<Transport>,
+    /// What was read and not taken: of the body, then of the next request.
+    read: BytesMut,
+    request: RequestHeader,
+    length: Length,
+    body: Reader,
+    /// The beginning of the body, if it is kept; none once it is too long.
+    replay: Replay,
+    keep: bool,
+    /// Longest wait for a piece of the body, and for the client to take one of the answer's.
+    limits: (Duration, Duration),
+    status: Option<StatusCode>,
+    answer: Option<Writer>,
+    received: u64,
+    sent: u64,
+}
+
+/// What is kept of a body for another try.
+#[derive(Debug)]
+enum Replay {
+    No,
+    Kept(BytesMut),
+    TooLong,
+}
+
+impl Session {
+    /// A request on this connection. `read` is what came behind its head.
+    #[must_use]
+    pub fn new(transport: Box<Transport>, read: BytesMut, request: Request) -> Self {
+        let Request { head, length, keep } = request;
+        Self {
+            transport,
+            read,
+            request: head,
+            length,
+            body: Reader::new(length),
+            replay: Replay::No,
+            keep,
+            limits: (Duration::MAX, Duration::MAX),
+            status: None,
+            answer: None,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// Sets the longest waits for a piece of the body and for the client to take one of the answer's.
+    pub fn limit(&mut self, read: Duration, write: Duration) {
+        self.limits = (read, write);
+    }
+
+    /// The client's connection.
+    #[must_use]
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// The head.
+    #[must_use]
+    pub fn request(&self) -> &RequestHeader {
+        &self.request
+    }
+
+    /// Length of the body.
+    #[must_use]
+    pub fn length(&self) -> Length {
+        self.length
+    }
+
+    /// Whether all of the body was read.
+    #[must_use]
+    pub fn is_body_over(&self) -> bool {
+        self.body.is_over()
+    }
+
+    /// Bytes of the body that were read.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Bytes of the answer's body that were written.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Status of the answer, as soon as its head is written; of an interim answer, too.
+    #[must_use]
+    pub fn answered(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    /// No other request follows on this connection.
+    pub fn close_after(&mut self) {
+        self.keep = false;
+    }
+
+    /// Keeps what is read of the body from now on, up to a bound.
+    pub fn keep_body(&mut self) {
+        if matches!(self.replay, Replay::No) {
+            self.replay = Replay::Kept(BytesMut::new());
+        }
+    }
+
+    /// What was kept of the body. None if it is too long.
+    #[must_use]
+    pub fn kept_body(&self) -> Option<Bytes> {
+        match &self.replay {
+            Replay::No => Some(Bytes::new()),
+            Replay::Kept(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            Replay::TooLong => None,
+        }
+    }
+
+    /// The next piece of the body; none if it is over.
+    ///
+    /// # Errors
+    /// If it does not come in its time, is not framed by the letter, or breaks off.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            match self.body.take(&mut self.read) {
+                Ok(Some(piece)) => {
+                    self.note(&piece);
+                    return Ok(Some(piece));
+                }
+                Ok(None) if self.body.is_over() => return Ok(None),
+                Ok(None) => {}
+                Err(_) => return Err(failed(ErrorType::ReadError, invalid()).into_down()),
+            }
+            self.read.reserve(PIECE);
+            match timeout(self.limits.0, self.transport.read_buf(&mut self.read)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) => return Err(gone()),
+                Ok(Err(error)) => return Err(failed(ErrorType::ReadError, error).into_down()),
+                Err(_) => return Err(Error::new_down(ErrorType::ReadTimedout)),
+            }
+        }
+    }
+
+    /// The next piece of the body. Once it is over, or with `over`, waits for ever, unless the client
+    /// closes.
+    ///
+    /// # Errors
+    /// As [`Session::read_body`]; and if the client closes.
+    pub async fn read_body_or_idle(&mut self, over: bool) -> Result<Option<Bytes>> {
+        if !over && !self.body.is_over() {
+            return self.read_body().await;
+        }
+        // What was written must not wait for what comes.
+        self.transport.flush().await.map_err(|error| self.write_failed(error))?;
+        if self.read.is_empty() {
+            let mut next = [0; 64];
+            match self.transport.read(&mut next).await {
+                Ok(0) => return Err(gone()),
+                Ok(count) => self.read.extend_from_slice(next.get(..count).unwrap_or_default()),
+                Err(error) => return Err(failed(ErrorType::ReadError, error).into_down()),
+            }
+        }
+        // The beginning of another request: it has its turn.
+        pending().await
+    }
+
+    fn note(&mut self, piece: &Bytes) {
+        self.received += piece.len() as u64;
+        if let Replay::Kept(kept) = &mut self.replay {
+            if kept.len() + piece.len() > REPLAY {
+                self.replay = Replay::TooLong;
+            } else {
+                kept.extend_from_slice(piece);
+            }
+        }
+    }
+
+    /// Writes the head of the answer, or of an interim one.
+    ///
+    /// # Errors
+    /// If the client does not take it in its time.
+    pub async fn write_head(&mut self, head: &Parts) -> Result<()> {
+        let interim = head.status.is_informational();
+        if self.answer.is_some() {
+            return Err(Error::new_in(ErrorType::InternalError));
+        }
+        if !interim {
+            let length = self.length_of(head);
+            // Nothing but the end of the connection ends such a body.
+            self.keep &= length != Length::UntilEnd;
+            self.answer = Some(Writer::new(length));
+        }
+        let keep = (!interim).then_some(self.keep);
+        response::put(self.transport.unsent(), head, keep);
+        self.status = Some(head.status);
+        if interim || self.transport.is_full() { self.flush().await } else { Ok(()) }
+    }
+
+    /// Length of an answer's body (RFC 9112 section 6.3).
+    fn length_of(&self, head: &Parts) -> Length {
+        let bodyless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if bodyless || self.request.method == Method::HEAD {
+            return Length::Known(0);
+        }
+        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            return Length::Chunks;
+        }
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        length.map_or(Length::UntilEnd, Length::Known)
+    }
+
+    /// Writes a piece of the answer's body.
+    ///
+    /// # Errors
+    /// If the client does not take it in its time.
+    pub async fn write_body(&mut self, piece: &[u8]) -> Result<()> {
+        let Some(answer) = &mut self.answer else {
+            return Err(Error::new_in(ErrorType::InternalError));
+        };
+        match timeout(self.limits.1, answer.write(&mut self.transport, piece)).await {
+            Ok(Ok(written)) => {
+                self.sent += written as u64;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.write_failed(error)),
+            Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
+        }
+    }
+
+    /// Writes the end of the answer; whatever still waits leaves.
+    ///
+    /// # Errors
+    /// If the client does not take it in its time, or more of the body was promised.
+    pub async fn finish_body(&mut self) -> Result<()> {
+        if let Some(answer) = &mut self.answer {
+            let finished = answer.finish(&mut self.transport);
+            finished.map_err(|error| self.write_failed(error))?;
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        match timeout(self.limits.1, self.transport.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.write_failed(error)),
+            Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
+        }
+    }
+
+    fn write_failed(&self, error: io::Error) -> BError {
+        failed(ErrorType::WriteError, error).into_down()
+    }
+
+    /// Ends the request. Returns its connection, and what was read of the next request, if another may
+    /// follow.
+    ///
+    /// # Errors
+    /// As [`Session::finish_body`]; and if the rest of the request's body does not come.
+    pub async fn finish(mut self) -> Result<Option<(Box<Transport>, BytesMut)>> {
+        self.finish_body().await?;
+        if !self.keep {
+            self.shutdown().await;
+            return Ok(None);
+        }
+        if !self.body.is_over() {
+            let limit = self.limits.0;
+            let rest = async {
+                while self.read_body().await?.is_some() {}
+                Ok(())
+            };
+            let over = timeout(limit, rest).await;
+            over.unwrap_or_else(|_| Err(Error::new_down(ErrorType::ReadTimedout)))?;
+        }
+        // A large buffer is not for a connection that waits.
+        if self.read.is_empty() && self.read.capacity() > HEAD_BUFFER {
+            self.read = BytesMut::new();
+        }
+        Ok(Some((self.transport, self.read)))
+    }
+
+    /// The connection, and what was read behind the request's head.
+    #[must_use]
+    pub fn into_parts(self) -> (Box<Transport>, BytesMut) {
+        (self.transport, self.read)
+    }
+
+    /// Ends the connection as it is.
+    pub async fn shutdown(&mut self) {
+        // It is over either way.
+        let _ = AsyncWriteExt::shutdown(&mut self.transport).await;
+    }
+}
+
+fn gone() -> BError {
+    let closed = io::Error::from(ErrorKind::UnexpectedEof);
+    failed(ErrorType::ConnectionClosed, closed).into_down()
+}
+
+#[cfg(test)]
+mod tests;

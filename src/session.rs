@@ -1,0 +1,279 @@
+//! One request of a client and the answer to it, over HTTP/1.1 or HTTP/2: what the rooms see of either.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::HttpSession;
+use pingora::{BError, Error, ErrorType, Result};
+
+use crate::http1::body::Length;
+use crate::http1::server::Session as Http1;
+use crate::transport::{Remote, Transport};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What every answer to one request bears, whoever makes it.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// The request's id.
+    pub id: HeaderValue,
+    /// The value of `Strict-Transport-Security`.
+    pub hsts: Option<HeaderValue>,
+}
+
+/// A request and its answer.
+pub struct Session {
+    kind: Kind,
+    stamp: Option<Stamp>,
+}
+
+enum Kind {
+    Http1(Box<Http1>),
+    Http2(Box<ServerSession>, Arc<Remote>, Duration),
+}
+
+impl From<Http1> for Session {
+    fn from(session: Http1) -> Self {
+        Self { kind: Kind::Http1(Box::new(session)), stamp: None }
+    }
+}
+
+impl Session {
+    /// A request that came over HTTP/2, from this client.
+    #[must_use]
+    pub fn http2(session: HttpSession, client: Arc<Remote>) -> Self {
+        let session = Box::new(ServerSession::new_http2(session));
+        Self { kind: Kind::Http2(session, client, Duration::MAX), stamp: None }
+    }
+
+    /// Has every answer of ours bear this.
+    pub fn bear(&mut self, stamp: Stamp) {
+        self.stamp = Some(stamp);
+    }
+
+    /// Puts what every answer bears on one.
+    pub fn stamp(&self, answer: &mut Parts) {
+        let Some(stamp) = &self.stamp else { return };
+        if let Some(hsts) = &stamp.hsts {
+            answer.headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        answer.headers.insert(REQUEST_ID, stamp.id.clone());
+    }
+
+    /// Who is at the other end of its connection.
+    #[must_use]
+    pub fn client(&self) -> &Remote {
+        match &self.kind {
+            Kind::Http1(session) => session.transport().remote(),
+            Kind::Http2(_, client, _) => client,
+        }
+    }
+
+    /// The head.
+    #[must_use]
+    pub fn request(&self) -> &RequestHeader {
+        match &self.kind {
+            Kind::Http1(session) => session.request(),
+            Kind::Http2(session, ..) => session.req_header(),
+        }
+    }
+
+    /// Whether it came over HTTP/2.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        matches!(self.kind, Kind::Http2(..))
+    }
+
+    /// Sets the longest waits for a piece of the body and for the client to take one of the answer's.
+    pub fn limit(&mut self, read: Duration, write: Duration) {
+        match &mut self.kind {
+            Kind::Http1(session) => session.limit(read, write),
+            Kind::Http2(session, _, limit) => {
+                session.set_read_timeout(Some(read));
+                session.set_write_timeout(Some(write));
+                session.set_total_drain_timeout(Some(read));
+                *limit = write;
+            }
+        }
+    }
+
+    /// No other request follows on its connection. Over HTTP/2 that is not for a request to decide.
+    pub fn close_after(&mut self) {
+        if let Kind::Http1(session) = &mut self.kind {
+            session.close_after();
+        }
+    }
+
+    /// How the body is framed towards an upstream.
+    #[must_use]
+    pub fn length(&mut self) -> Length {
+        match &mut self.kind {
+            Kind::Http1(session) => session.length(),
+            Kind::Http2(session, ..) => {
+                if session.is_body_empty() {
+                    return Length::Known(0);
+                }
+                let length = session.req_header().headers.get(header::CONTENT_LENGTH);
+                let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+                length.map_or(Length::Chunks, Length::Known)
+            }
+        }
+    }
+
+    /// Whether all of the body was read.
+    #[must_use]
+    pub fn is_body_over(&mut self) -> bool {
+        match &mut self.kind {
+            Kind::Http1(session) => session.is_body_over(),
+            Kind::Http2(session, ..) => session.is_body_done(),
+        }
+    }
+
+    /// The next piece of the body; none if it is over.
+    ///
+    /// # Errors
+    /// If it does not come in its time, is not framed by the letter, or breaks off.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        match &mut self.kind {
+            Kind::Http1(session) => session.read_body().await,
+            Kind::Http2(session, ..) => session.read_request_body().await.map_err(down),
+        }
+    }
+
+    /// The next piece of the body. Once it is over, or with `over`, waits for ever, unless the client
+    /// goes.
+    ///
+    /// # Errors
+    /// As [`Session::read_body`]; and if the client goes.
+    pub async fn read_body_or_idle(&mut self, over: bool) -> Result<Option<Bytes>> {
+        match &mut self.kind {
+            Kind::Http1(session) => session.read_body_or_idle(over).await,
+            Kind::Http2(session, ..) => session.read_body_or_idle(over).await.map_err(down),
+        }
+    }
+
+    /// Keeps what is read of the body from now on, up to a bound, for another try.
+    pub fn keep_body(&mut self) {
+        match &mut self.kind {
+            Kind::Http1(session) => session.keep_body(),
+            Kind::Http2(session, ..) => session.enable_retry_buffering(),
+        }
+    }
+
+    /// What was kept of the body. None if it is too long.
+    #[must_use]
+    pub fn kept_body(&self) -> Option<Bytes> {
+        match &self.kind {
+            Kind::Http1(session) => session.kept_body(),
+            Kind::Http2(session, ..) if session.retry_buffer_truncated() => None,
+            Kind::Http2(session, ..) => Some(session.get_retry_buffer().unwrap_or_default()),
+        }
+    }
+
+    /// Writes the head of the answer, or of an interim one.
+    ///
+    /// # Errors
+    /// If the client does not take it in its time.
+    pub async fn write_head(&mut self, head: Parts) -> Result<()> {
+        match &mut self.kind {
+            Kind::Http1(session) => session.write_head(&head).await,
+            Kind::Http2(session, _, limit) => {
+                let write = session.write_response_header(Box::new(ResponseHeader::from(head)));
+                match tokio::time::timeout(*limit, write).await {
+                    Ok(written) => written.map_err(down),
+                    Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
+                }
+            }
+        }
+    }
+
+    /// Writes a piece of the answer's body.
+    ///
+    /// # Errors
+    /// If the client does not take it in its time.
+    pub async fn write_body(&mut self, piece: Bytes) -> Result<()> {
+        match &mut self.kind {
+            Kind::Http1(session) => session.write_body(&piece).await,
+            Kind::Http2(session, ..) => {
+                session.write_response_body(piece, false).await.map_err(down)
+            }
+        }
+    }
+
+    /// Writes the end of the answer; whatever still waits leaves.
+    ///
+    /// # Errors
+    /// If the client does not take it in its time.
+    pub async fn finish_body(&mut self) -> Result<()> {
+        match &mut self.kind {
+            Kind::Http1(session) => session.finish_body().await,
+            Kind::Http2(session, ..) => session.finish_body().await.map_err(down),
+        }
+    }
+
+    /// Status of the answer, as soon as its head is written; of an interim answer, too.
+    #[must_use]
+    pub fn answered(&self) -> Option<StatusCode> {
+        match &self.kind {
+            Kind::Http1(session) => session.answered(),
+            Kind::Http2(session, ..) => session.response_written().map(|head| head.status),
+        }
+    }
+
+    /// Bytes of the body that were read.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        match &self.kind {
+            Kind::Http1(session) => session.received(),
+            Kind::Http2(session, ..) => session.body_bytes_read() as u64,
+        }
+    }
+
+    /// Bytes of the answer's body that were written.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        match &self.kind {
+            Kind::Http1(session) => session.sent(),
+            Kind::Http2(session, ..) => session.body_bytes_sent() as u64,
+        }
+    }
+
+    /// Ends the request. Returns its connection, and what was read of the next request, if another may
+    /// follow.
+    ///
+    /// # Errors
+    /// As [`Session::finish_body`]; and if the rest of the request's body does not come.
+    pub async fn finish(self) -> Result<Option<(Box<Transport>, BytesMut)>> {
+        match self.kind {
+            Kind::Http1(session) => session.finish().await,
+            Kind::Http2(session, ..) => session.finish().await.map(|_| None).map_err(down),
+        }
+    }
+
+    /// The connection, and what was read behind the request's head: for a tunnel. None over HTTP/2, where
+    /// a connection is not one request's.
+    #[must_use]
+    pub fn into_parts(self) -> Option<(Box<Transport>, BytesMut)> {
+        match self.kind {
+            Kind::Http1(session) => Some(session.into_parts()),
+            Kind::Http2(..) => None,
+        }
+    }
+
+    /// Ends the request as it is, visibly incomplete.
+    pub async fn shutdown(&mut self) {
+        match &mut self.kind {
+            Kind::Http1(session) => session.shutdown().await,
+            Kind::Http2(session, ..) => session.shutdown().await,
+        }
+    }
+}
+
+fn down(error: BError) -> BError {
+    error.into_down()
+}
