@@ -146,7 +146,8 @@ impl Authenticator {
             let (keys, policy) = (Arc::clone(&keys), Arc::clone(&self.policy));
             open(Sealed { keys, policy, claims, fingerprint: token.fingerprint() }).await
         };
-        self.cache.find_or_compute(token.digest(), moment, compute).await
+        // Boxed: what is rare shall not be part of every request's future.
+        Box::pin(self.cache.find_or_compute(token.digest(), moment, compute)).await
     }
 
     /// Takes new keys into use and forgets every answer the old ones gave.

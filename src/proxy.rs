@@ -126,7 +126,7 @@ impl Gateway {
                 drop(Box::pin(self.open_tunnel(session, upgrade, &mut ctx, &rooms)).await);
                 return None;
             }
-            Err(error) => session = self.fail(session, &error, &mut ctx).await?,
+            Err(error) => session = Box::pin(self.fail(session, &error, &mut ctx)).await?,
         }
         if let Some(record) = &mut ctx.record {
             record::close(record, &session);
@@ -173,7 +173,7 @@ impl Gateway {
             }
             Destination::Renew => {
                 let found = way.rooms.find(&plan, way).await?;
-                renew::serve(session, &plan, &found.label, &self.tunnels).await?;
+                Box::pin(renew::serve(session, &plan, &found.label, &self.tunnels)).await?;
             }
             Destination::Desktop(_) | Destination::DesktopPorts(_) | Destination::Upstream(_) => {
                 if plan.upgrade && self.in_flight.is_draining() {
@@ -233,7 +233,7 @@ impl Gateway {
             seat: answer.seat,
             record,
         };
-        let id = tunnel::start(session, answer.upstream.http, &head, opening).await?;
+        let id = tunnel::start(session, *answer.upstream.http, &head, opening).await?;
         // The pod may have gone before its tunnel was listed.
         if found.uid.is_some_and(|uid| !self.desktops.lists(&uid)) {
             let _told = self.tunnels.close(id, End::DesktopGone);

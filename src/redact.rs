@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use regex::{Captures, Regex};
 
 use crate::auth::Token;
@@ -16,6 +17,9 @@ use crate::auth::Token;
 static JWT: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)*").unwrap()
 });
+
+/// How each begins. What searches for it is made once: it stands in the way of every request.
+static BEGINNING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("eyJ"));
 
 /// The text with each token replaced by `token:` and its fingerprint.
 #[must_use]
@@ -31,7 +35,7 @@ pub(crate) fn scrub(text: &str) -> Cow<'_, str> {
 }
 
 fn fingerprints(text: &str) -> Cow<'_, str> {
-    if !text.contains("eyJ") {
+    if BEGINNING.find(text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
     JWT.replace_all(text, |found: &Captures<'_>| {

@@ -251,7 +251,10 @@ impl Session {
     pub async fn finish(self) -> Result<Option<(Box<Transport>, BytesMut)>> {
         match self.kind {
             Kind::Http1(session) => session.finish().await,
-            Kind::Http2(session, ..) => session.finish().await.map(|_| None).map_err(down),
+            // Boxed: it holds a session of pingora's by value.
+            Kind::Http2(session, ..) => {
+                Box::pin(session.finish()).await.map(|_| None).map_err(down)
+            }
         }
     }
 

@@ -162,7 +162,7 @@ fn with_port(found: &[IpAddr], port: u16) -> Vec<SocketAddr> {
 /// A connection to an upstream, for one request.
 pub struct Connection {
     /// HTTP on it.
-    pub http: Exchange,
+    pub http: Box<Exchange>,
     /// Whether it was kept from an earlier request: the upstream may be about to close it.
     pub reused: bool,
     peer: Peer,
@@ -206,7 +206,7 @@ impl Connection {
                     }
                 },
             };
-            let http = Exchange::new(transport, method, timeouts.read, timeouts.send);
+            let http = Box::new(Exchange::new(transport, method, timeouts.read, timeouts.send));
             return Ok(Self { http, reused, peer });
         }
         Err(error)

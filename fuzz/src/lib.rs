@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 pub mod auth;
+pub mod chunked;
 pub mod config;
 pub mod frames;
 pub mod proxy;

@@ -12,8 +12,11 @@ use tokio::time::timeout;
 
 use super::body::{Length, Reader, Writer};
 use super::response::{self, Response};
-use super::{PIECE, failed, invalid};
+use super::{HEAD_BUFFER, PIECE, failed, invalid};
 use crate::transport::Transport;
+
+/// Most bytes of an answer that are read at once: a head and a large piece of its body.
+const ANSWER: usize = PIECE + HEAD_BUFFER;
 
 /// Longest time from the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -183,8 +186,7 @@ impl Exchange {
     }
 
     async fn fill(&mut self) -> Result<usize> {
-        // As much as a body takes: with most heads theirs comes along.
-        self.read.reserve(PIECE);
+        self.read.reserve(ANSWER);
         match timeout(self.limits.0, self.transport.read_buf(&mut self.read)).await {
             Ok(Ok(count)) => Ok(count),
             Ok(Err(error)) => Err(failed(ErrorType::ReadError, error).into_up()),

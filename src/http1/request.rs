@@ -219,6 +219,8 @@ pub(super) fn put_name(out: &mut BytesMut, name: &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::Config;
 
@@ -283,6 +285,65 @@ mod tests {
         assert_eq!(&out[..], b"GET /a?b HTTP/1.1\r\nX-Real-Ip: a\xff\r\n\r\n");
         for target in ["", "/a b", "/a\r\nb", "/a\0", "/\x7f"] {
             assert!(Lines::begin(&mut out, &Method::GET, target).is_none(), "{target:?}");
+        }
+    }
+
+    /// What a plain reader makes of a head: its lines end with CR and LF only, a name ends at the first
+    /// colon. Lengths, and codings, as they stand there.
+    fn plainly(head: &[u8]) -> Option<(Vec<String>, Vec<String>)> {
+        let text = std::str::from_utf8(head).ok()?.strip_suffix("\r\n\r\n")?;
+        let (mut lengths, mut codings) = (Vec::new(), Vec::new());
+        let mut lines = text.split("\r\n");
+        let _request = lines.next()?;
+        for line in lines {
+            if line.contains(['\r', '\n']) {
+                return None;
+            }
+            let (name, value) = line.split_once(':')?;
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => lengths.push(value.trim_matches([' ', '\t']).to_owned()),
+                "transfer-encoding" => codings.push(value.trim_matches([' ', '\t']).to_owned()),
+                name if name.is_empty() || name.contains([' ', '\t']) => return None,
+                _ => {}
+            }
+        }
+        Some((lengths, codings))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_what_every_reader_takes(
+            lines in prop::collection::vec((
+                prop::sample::select(&[
+                    "Content-Length", "content-length", "Transfer-Encoding", "TRANSFER-ENCODING", "Host",
+                    "Connection", "X", "Content-Length ", " Transfer-Encoding", "", "X\tY",
+                ][..]),
+                prop::sample::select(&[":", ": ", ":\t", " :", "", "::"][..]),
+                prop::sample::select(&[
+                    "1", "01", "+1", "1,1", "0x1", "chunked", "Chunked", "chunked ", "gzip, chunked",
+                    "chunked, x", "identity", "\u{b}chunked", "", "a", "close", "1 1",
+                ][..]),
+                prop::sample::select(&["\r\n", "\r\n", "\r\n", "\n", "\r", "\r\n "][..]),
+            ), 0..4),
+            old: bool,
+        ) {
+            let mut head = format!("POST / HTTP/1.{}\r\n", u8::from(!old));
+            for (name, colon, value, end) in lines {
+                head.extend([name, colon, value, end]);
+            }
+            head.push_str("\r\n");
+            let Ok(Some((request, end))) = read(&head) else { return Ok(()) };
+            let (lengths, codings) = plainly(&head.as_bytes()[..end]).unwrap();
+            let known = |length: &[u8]| number(length).map(Length::Known);
+            let want = match (&lengths[..], &codings[..]) {
+                ([], []) => Some(Length::Known(0)),
+                ([length], []) => known(length.as_bytes()),
+                ([], [coding]) if !old && coding.eq_ignore_ascii_case("chunked") => {
+                    Some(Length::Chunks)
+                }
+                _ => None,
+            };
+            prop_assert_eq!(Some(request.length), want, "{:?}", head);
         }
     }
 }

@@ -279,7 +279,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::finish_body`]; and if the rest of the request's body does not come.
-    pub async fn finish(mut self) -> Result<Option<(Box<Transport>, BytesMut)>> {
+    pub async fn finish(mut self: Box<Self>) -> Result<Option<(Box<Transport>, BytesMut)>> {
         self.finish_body().await?;
         if !self.keep {
             self.shutdown().await;

@@ -265,12 +265,12 @@ pub(super) fn is_websocket_upgrade(head: &RequestHeader) -> Option<bool> {
 }
 
 /// The client's `Host`, or the authority of its request target (HTTP/2, absolute form).
-pub(super) fn host_of(head: &RequestHeader) -> Option<HeaderValue> {
+pub(super) fn host_of(head: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
     let authority = || {
         let authority = head.uri.authority()?;
-        HeaderValue::from_str(authority.as_str()).ok()
+        HeaderValue::from_str(authority.as_str()).ok().map(Cow::Owned)
     };
-    head.headers.get(header::HOST).cloned().or_else(authority)
+    head.headers.get(header::HOST).map(Cow::Borrowed).or_else(authority)
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {

@@ -71,7 +71,7 @@ impl Rooms {
             return Err(Error::MethodRefused);
         }
         let public = headers::host_of(head);
-        let valid = public.as_ref().is_some_and(headers::is_valid_host);
+        let valid = public.as_ref().is_some_and(|host| headers::is_valid_host(host));
         if !valid && (public.is_some() || head.version == Version::HTTP_11) {
             return Err(Error::InvalidRequest); // RFC 9112 section 3.2
         }

@@ -1,6 +1,7 @@
 //! What a row matches, and which of several matching rows wins.
 
 use regex::{Regex, RegexBuilder};
+use regex_syntax::hir::literal::Extractor;
 
 use crate::config::Match;
 
@@ -12,7 +13,17 @@ const MAX_PATTERN_SIZE: usize = 256 * 1024;
 pub(super) enum Matcher {
     Exact(String),
     Prefix(String),
-    Pattern(Regex),
+    Pattern(Pattern),
+}
+
+/// A pattern, and what can be said of a path without it.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern {
+    regex: Regex,
+    /// Every path that matches begins with one of these; empty if that is not known.
+    beginnings: Vec<Vec<u8>>,
+    /// Whether it captures anything that a row may use.
+    captures: bool,
 }
 
 /// The parts of a path that a row's `rewrite`, token place and backend may use.
@@ -40,10 +51,9 @@ impl Matcher {
                     |text: &str| RegexBuilder::new(text).size_limit(MAX_PATTERN_SIZE).build();
                 // Anchored here for every row: an unanchored pattern captures paths of other rows.
                 // It must be whole in itself, or its brackets would close ours: `/a)|(?:/b`.
-                compiled(pattern)
-                    .and_then(|_| compiled(&format!("^(?:{pattern})$")))
-                    .map(Self::Pattern)
-                    .map_err(|error| format!("is no valid pattern: {error}"))
+                let regex = compiled(pattern).and_then(|_| compiled(&format!("^(?:{pattern})$")));
+                let regex = regex.map_err(|error| format!("is no valid pattern: {error}"))?;
+                Ok(Self::Pattern(Pattern::new(pattern, regex)))
             }
             Match::Pattern(pattern) => Err(format!("pattern \"{pattern}\" must start with /")),
         }
@@ -60,8 +70,14 @@ impl Matcher {
                 whole.then_some(Captures { rest, ..Captures::default() })
             }
             Self::Pattern(pattern) => {
-                // Captures need memory, which most paths are not worth.
-                let found = pattern.is_match(path).then(|| pattern.captures(path))??;
+                if !pattern.may_match(path) || !pattern.regex.is_match(path) {
+                    return None;
+                }
+                // Captures need memory, which few paths are worth.
+                if !pattern.captures {
+                    return Some(Captures::default());
+                }
+                let found = pattern.regex.captures(path)?;
                 let group = |name| found.name(name).map(|group| group.as_str());
                 Some(Captures {
                     rest: group("rest").unwrap_or_default(),
@@ -74,6 +90,64 @@ impl Matcher {
 
     /// Whether a pattern has a capture of this name.
     pub(super) fn has_capture(&self, name: &str) -> bool {
-        matches!(self, Self::Pattern(pattern) if pattern.capture_names().flatten().any(|n| n == name))
+        matches!(self, Self::Pattern(pattern) if pattern.names(name))
+    }
+}
+
+impl Pattern {
+    fn new(text: &str, regex: Regex) -> Self {
+        let literals = regex_syntax::parse(text).ok().map(|hir| Extractor::new().extract(&hir));
+        let literals = literals.as_ref().and_then(|literals| literals.literals());
+        let beginnings = literals.unwrap_or_default().iter();
+        let beginnings = beginnings.map(|literal| literal.as_bytes().to_vec()).collect();
+        let mut pattern = Self { regex, beginnings, captures: false };
+        pattern.captures = ["rest", "token", "port"].into_iter().any(|name| pattern.names(name));
+        pattern
+    }
+
+    fn names(&self, name: &str) -> bool {
+        self.regex.capture_names().flatten().any(|known| known == name)
+    }
+
+    /// Whether it is worth looking closer.
+    fn may_match(&self, path: &str) -> bool {
+        let begins = |beginning: &Vec<u8>| path.as_bytes().starts_with(beginning);
+        self.beginnings.is_empty() || self.beginnings.iter().any(begins)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_path_that_cannot_match_is_known_by_its_beginning() {
+        for (text, begins, not) in [
+            ("/(API|status)(/.*)?", "/API/x", "/filer"),
+            ("/container/(?<port>[0-9]+)", "/container/1", "/containers"),
+            ("/a?b", "/b", "/c"),
+            ("/x|/y", "/y", "/z"),
+            ("(?i)/api", "/aPi", "/b"),
+        ] {
+            let Ok(Matcher::Pattern(pattern)) = Matcher::new(&Match::Pattern(text.into())) else {
+                assert!(!text.starts_with('/'), "{text}");
+                continue;
+            };
+            assert!(pattern.may_match(begins) && !pattern.may_match(not), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn beginnings_change_no_answer(
+            text in "/(a|b|ab|a\\|b|a\\||\\[ab\\]|a\\?|b\\*|\\(a\\|bb\\)|.){0,6}",
+            path in "/[ab/]{0,6}",
+        ) {
+            if let Ok(Matcher::Pattern(pattern)) = Matcher::new(&Match::Pattern(text)) {
+                prop_assert!(!pattern.regex.is_match(&path) || pattern.may_match(&path));
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Connections that a worker keeps open to upstreams, for the next request to the same one.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub const SWEEP: Duration = Duration::from_millis(250);
 
 /// The other end of a connection. Of a watched pod the uid counts, not only the address, which may
 /// become another pod's.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) uid: Option<Arc<str>>,
@@ -41,8 +41,8 @@ pub struct Pool {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Of each peer, the one that was used last stands last. No list is empty.
-    by_peer: HashMap<Peer, Vec<Idle>>,
+    /// Of each peer, the one that was used last stands last. A list that is empty goes with the next sweep.
+    by_peer: BTreeMap<Peer, Vec<Idle>>,
     count: usize,
 }
 
@@ -65,18 +65,13 @@ impl Pool {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = &mut *kept;
         let list = kept.by_peer.get_mut(peer)?;
-        let mut found = None;
         while let Some(idle) = list.pop() {
             kept.count -= 1;
             if idle.until > now && idle.transport.is_quiet() {
-                found = Some(idle.transport);
-                break;
+                return Some(idle.transport);
             }
         }
-        if list.is_empty() {
-            kept.by_peer.remove(peer);
-        }
-        found
+        None
     }
 
     /// Keeps a connection that is between two requests, if there is room.

@@ -144,13 +144,15 @@ impl Resolver {
         }
         match self.cache.get(&host) {
             Some(known) if Instant::now() < known.fresh_until => known.result(),
-            Some(known) => self.refresh(host, &known, staleness).await,
+            // Boxed: a request whose name is known has no need of room for this.
+            Some(known) => Box::pin(self.refresh(host, &known, staleness)).await,
             None => match self.cache.get_value_or_guard_async(&host).await {
                 Ok(known) => known.result(),
                 Err(guard) => {
                     // A failure is an answer here: otherwise each of those who wait for this one
                     // would ask again, one after the other.
-                    let answer = self.ask(&host).await.unwrap_or_else(|error| self.failed(error));
+                    let answer = Box::pin(self.ask(&host)).await;
+                    let answer = answer.unwrap_or_else(|error| self.failed(error));
                     let answer = Arc::new(answer);
                     let _ = guard.insert(Arc::clone(&answer));
                     answer.result()

@@ -11,7 +11,7 @@ use crate::transport::Wire;
 const WAIT: Duration = Duration::from_secs(5);
 
 /// A session for these bytes of a client, and the client.
-async fn session(bytes: &str) -> (Session, TcpStream) {
+async fn session(bytes: &str) -> (Box<Session>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let theirs = TcpStream::connect(address).await.unwrap();
@@ -22,7 +22,7 @@ async fn session(bytes: &str) -> (Session, TcpStream) {
     let mut session =
         Session::new(Box::new(Transport::new(Wire::Plain(ours), peer)), rest, request);
     session.limit(WAIT, WAIT);
-    (session, theirs)
+    (Box::new(session), theirs)
 }
 
 fn answer(status: u16, headers: &[(&'static str, &'static str)]) -> Parts {
@@ -114,7 +114,7 @@ async fn a_client_that_says_more_waits_and_one_that_goes_is_noticed() {
     session.write_head(&answer(204, &[])).await.unwrap();
     let (transport, rest) = session.finish().await.unwrap().unwrap();
     assert_eq!(rest, "GET");
-    let mut session = Session::new(transport, BytesMut::new(), parsed());
+    let mut session = Box::new(Session::new(transport, BytesMut::new(), parsed()));
     session.limit(WAIT, WAIT);
     theirs.shutdown().await.unwrap();
     let error = session.read_body_or_idle(false).await.unwrap_err();

@@ -1,0 +1,1 @@
+../../src/http1/chunked.rs
