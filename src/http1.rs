@@ -8,6 +8,7 @@
 //! request.
 
 use std::io;
+use std::time::Duration;
 
 use pingora::{BError, Error, ErrorType};
 
@@ -24,6 +25,15 @@ pub const HEAD_BUFFER: usize = 4096;
 
 /// Most bytes of a body that are read at once.
 const PIECE: usize = 64 * 1024;
+
+/// The longest waits on one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// For a piece of what is read.
+    pub read: Duration,
+    /// For the other side to take a piece.
+    pub write: Duration,
+}
 
 /// Whether every line of a head ends with CR and LF. Parsers take a bare LF, too, but not all of them,
 /// nor everywhere (RFC 9112 section 2.2).

@@ -17,6 +17,7 @@ use crate::admission::pressure::Level;
 use crate::auth::revoked::Revoked;
 use crate::config::{Lifetime, Listen};
 use crate::error::Error;
+use crate::http1::Waits;
 use crate::respond;
 use crate::route::Destination;
 use crate::session::{Session, Stamp};
@@ -146,7 +147,8 @@ impl Gateway {
         if rooms.admission.pressure() >= Level::NoKeepalive || self.in_flight.is_leaving() {
             session.close_after();
         }
-        session.limit(rooms.listen.read_timeout, rooms.listen.write_timeout);
+        let listen = &rooms.listen;
+        session.limit(Waits { read: listen.read_timeout, write: listen.write_timeout });
     }
 
     /// Answers a request, or returns the pod's answer with which a tunnel begins.

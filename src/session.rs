@@ -11,6 +11,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
 use pingora::{BError, Error, ErrorType, Result};
 
+use crate::http1::Waits;
 use crate::http1::body::Length;
 use crate::http1::server::Session as Http1;
 use crate::transport::{Remote, Transport};
@@ -89,15 +90,15 @@ impl Session {
         matches!(self.kind, Kind::Http2(..))
     }
 
-    /// Sets the longest waits for a piece of the body and for the client to take one of the answer's.
-    pub fn limit(&mut self, read: Duration, write: Duration) {
+    /// Sets the longest waits for the client from now on.
+    pub fn limit(&mut self, waits: Waits) {
         match &mut self.kind {
-            Kind::Http1(session) => session.limit(read, write),
+            Kind::Http1(session) => session.limit(waits),
             Kind::Http2(session, _, limit) => {
-                session.set_read_timeout(Some(read));
-                session.set_write_timeout(Some(write));
-                session.set_total_drain_timeout(Some(read));
-                *limit = write;
+                session.set_read_timeout(Some(waits.read));
+                session.set_write_timeout(Some(waits.write));
+                session.set_total_drain_timeout(Some(waits.read));
+                *limit = waits.write;
             }
         }
     }

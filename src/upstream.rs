@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::auth::Target;
 use crate::config::{Timeouts, Upstream as FixedUpstream};
+use crate::http1::Waits;
 use crate::http1::client::Exchange;
 use crate::transport::{Transport, Wire};
 
@@ -180,6 +181,7 @@ impl Connection {
         timeouts: &Timeouts,
         pool: Option<&Pool>,
     ) -> Result<Self, Error> {
+        let waits = Waits { read: timeouts.read, write: timeouts.send };
         let mut error = Error::ConnectFailed;
         for address in &found.addresses {
             let peer = Peer { address: *address, uid: found.uid.clone() };
@@ -206,7 +208,7 @@ impl Connection {
                     }
                 },
             };
-            let http = Box::new(Exchange::new(transport, method, timeouts.read, timeouts.send));
+            let http = Box::new(Exchange::new(transport, method, waits));
             return Ok(Self { http, reused, peer });
         }
         Err(error)

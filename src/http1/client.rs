@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::body::{Length, Reader, Writer};
 use super::response::{self, Response};
-use super::{HEAD_BUFFER, PIECE, failed, invalid};
+use super::{HEAD_BUFFER, PIECE, Waits, failed, invalid};
 use crate::transport::Transport;
 
 /// Most bytes of an answer that are read at once: a head and a large piece of its body.
@@ -36,20 +36,13 @@ pub struct Exchange {
     body: Reader,
     /// Whether the upstream allows another request on the connection.
     keep: bool,
-    /// Longest wait for a piece of the answer, and for the upstream to take one of the request's.
-    limits: (Duration, Duration),
+    waits: Waits,
 }
 
 impl Exchange {
-    /// A request of this method on a connection that is between two requests. `read` and `write` are the
-    /// longest waits for a piece of the answer and for the upstream to take one of the request's.
+    /// A request of this method on a connection that is between two requests.
     #[must_use]
-    pub fn new(
-        transport: Box<Transport>,
-        method: &Method,
-        read: Duration,
-        write: Duration,
-    ) -> Self {
+    pub fn new(transport: Box<Transport>, method: &Method, waits: Waits) -> Self {
         Self {
             transport,
             read: BytesMut::new(),
@@ -59,7 +52,7 @@ impl Exchange {
             head: None,
             body: Reader::new(Length::Known(0)),
             keep: false,
-            limits: (read, write),
+            waits,
         }
     }
 
@@ -81,7 +74,7 @@ impl Exchange {
     /// If the upstream does not take it in its time.
     pub async fn write_body(&mut self, piece: &[u8]) -> Result<()> {
         let write = self.request.write(&mut self.transport, piece);
-        match timeout(self.limits.1, write).await {
+        match timeout(self.waits.write, write).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(failed(ErrorType::WriteError, error).into_up()),
             Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
@@ -99,7 +92,7 @@ impl Exchange {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        match timeout(self.limits.1, self.transport.flush()).await {
+        match timeout(self.waits.write, self.transport.flush()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failed(ErrorType::WriteError, error).into_up()),
             Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
@@ -187,7 +180,7 @@ impl Exchange {
 
     async fn fill(&mut self) -> Result<usize> {
         self.read.reserve(ANSWER);
-        match timeout(self.limits.0, self.transport.read_buf(&mut self.read)).await {
+        match timeout(self.waits.read, self.transport.read_buf(&mut self.read)).await {
             Ok(Ok(count)) => Ok(count),
             Ok(Err(error)) => Err(failed(ErrorType::ReadError, error).into_up()),
             Err(_) => Err(Error::new_up(ErrorType::ReadTimedout)),

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::body::{Length, Reader, Writer};
 use super::request::Request;
-use super::{HEAD_BUFFER, PIECE, failed, invalid, response};
+use super::{HEAD_BUFFER, PIECE, Waits, failed, invalid, response};
 use crate::transport::Transport;
 
 /// Most bytes of a body that are kept for another try.
@@ -32,8 +32,7 @@ pub struct Session {
     /// The beginning of the body, if it is kept; none once it is too long.
     replay: Replay,
     keep: bool,
-    /// Longest wait for a piece of the body, and for the client to take one of the answer's.
-    limits: (Duration, Duration),
+    waits: Waits,
     status: Option<StatusCode>,
     answer: Option<Writer>,
     received: u64,
@@ -61,7 +60,7 @@ impl Session {
             body: Reader::new(length),
             replay: Replay::No,
             keep,
-            limits: (Duration::MAX, Duration::MAX),
+            waits: Waits { read: Duration::MAX, write: Duration::MAX },
             status: None,
             answer: None,
             received: 0,
@@ -69,9 +68,9 @@ impl Session {
         }
     }
 
-    /// Sets the longest waits for a piece of the body and for the client to take one of the answer's.
-    pub fn limit(&mut self, read: Duration, write: Duration) {
-        self.limits = (read, write);
+    /// Sets the longest waits for the client from now on.
+    pub fn limit(&mut self, waits: Waits) {
+        self.waits = waits;
     }
 
     /// The client's connection.
@@ -154,7 +153,7 @@ impl Session {
                 Err(_) => return Err(failed(ErrorType::ReadError, invalid()).into_down()),
             }
             self.read.reserve(PIECE);
-            match timeout(self.limits.0, self.transport.read_buf(&mut self.read)).await {
+            match timeout(self.waits.read, self.transport.read_buf(&mut self.read)).await {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0)) => return Err(gone()),
                 Ok(Err(error)) => return Err(failed(ErrorType::ReadError, error).into_down()),
@@ -240,7 +239,7 @@ impl Session {
         let Some(answer) = &mut self.answer else {
             return Err(Error::new_in(ErrorType::InternalError));
         };
-        match timeout(self.limits.1, answer.write(&mut self.transport, piece)).await {
+        match timeout(self.waits.write, answer.write(&mut self.transport, piece)).await {
             Ok(Ok(written)) => {
                 self.sent += written as u64;
                 Ok(())
@@ -263,7 +262,7 @@ impl Session {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        match timeout(self.limits.1, self.transport.flush()).await {
+        match timeout(self.waits.write, self.transport.flush()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.write_failed(error)),
             Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
@@ -286,7 +285,7 @@ impl Session {
             return Ok(None);
         }
         if !self.body.is_over() {
-            let limit = self.limits.0;
+            let limit = self.waits.read;
             let rest = async {
                 while self.read_body().await?.is_some() {}
                 Ok(())

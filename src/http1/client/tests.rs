@@ -16,7 +16,7 @@ async fn exchange(method: Method) -> (Exchange, TcpStream) {
     let ours = TcpStream::connect(address).await.unwrap();
     let (theirs, _) = listener.accept().await.unwrap();
     let transport = Box::new(Transport::new(Wire::Plain(ours), address));
-    (Exchange::new(transport, &method, WAIT, WAIT), theirs)
+    (Exchange::new(transport, &method, Waits { read: WAIT, write: WAIT }), theirs)
 }
 
 /// What an answer comes to: its status, its body, and whether its connection is kept.

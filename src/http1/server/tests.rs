@@ -9,6 +9,7 @@ use crate::http1::request;
 use crate::transport::Wire;
 
 const WAIT: Duration = Duration::from_secs(5);
+const WAITS: Waits = Waits { read: WAIT, write: WAIT };
 
 /// A session for these bytes of a client, and the client.
 async fn session(bytes: &str) -> (Box<Session>, TcpStream) {
@@ -21,7 +22,7 @@ async fn session(bytes: &str) -> (Box<Session>, TcpStream) {
     let rest = BytesMut::from(&bytes.as_bytes()[end..]);
     let mut session =
         Session::new(Box::new(Transport::new(Wire::Plain(ours), peer)), rest, request);
-    session.limit(WAIT, WAIT);
+    session.limit(WAITS);
     (Box::new(session), theirs)
 }
 
@@ -115,7 +116,7 @@ async fn a_client_that_says_more_waits_and_one_that_goes_is_noticed() {
     let (transport, rest) = session.finish().await.unwrap().unwrap();
     assert_eq!(rest, "GET");
     let mut session = Box::new(Session::new(transport, BytesMut::new(), parsed()));
-    session.limit(WAIT, WAIT);
+    session.limit(WAITS);
     theirs.shutdown().await.unwrap();
     let error = session.read_body_or_idle(false).await.unwrap_err();
     assert_eq!(*error.etype(), ErrorType::ConnectionClosed);
@@ -151,6 +152,6 @@ async fn a_body_that_is_broken_or_breaks_off_is_an_error() {
     assert_eq!(cut.read_body().await.unwrap().unwrap(), "a");
     assert_eq!(*cut.read_body().await.unwrap_err().etype(), ErrorType::ConnectionClosed);
     let (mut slow, _theirs) = session(&format!("{head}3\r\n")).await;
-    slow.limit(Duration::from_millis(1), WAIT);
+    slow.limit(Waits { read: Duration::from_millis(1), ..WAITS });
     assert_eq!(*slow.read_body().await.unwrap_err().etype(), ErrorType::ReadTimedout);
 }
