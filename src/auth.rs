@@ -111,19 +111,21 @@ impl Authenticator {
     ///
     /// Any [`Error`]; all of them deserve the same answer, 401.
     pub async fn authenticate(&self, token: Token<'_>, now: Now) -> Result<Arc<Desktop>, Error> {
-        self.authenticate_by(token, now, |sealed| ready(Ok(sealed.open()))).await
+        self.authenticate_by(token, now, ready(Ok(())), |sealed| ready(Ok(sealed.open()))).await
     }
 
-    /// The same where the caller decides on which thread a seal is opened, and whether: an error of
-    /// `open` itself is no answer about the token and is not remembered.
+    /// The same where the caller decides when a signature is checked, for which `turn` is waited and held,
+    /// and on which thread a seal is opened, and whether: an error of `turn` or `open` itself is no answer
+    /// about the token and is not remembered.
     ///
     /// # Errors
     ///
-    /// Any [`Error`], or that of `open`.
-    pub async fn authenticate_by<E, F>(
+    /// Any [`Error`], or that of `turn` or `open`.
+    pub async fn authenticate_by<E, F, T>(
         &self,
         token: Token<'_>,
         now: Now,
+        turn: impl Future<Output = Result<T, E>>,
         open: impl FnOnce(Sealed) -> F,
     ) -> Result<Arc<Desktop>, E>
     where
@@ -138,11 +140,13 @@ impl Authenticator {
         // Before anything is remembered: it keeps garbage out.
         let shaped = Shaped::new(token)?;
         let compute = move || async move {
+            let turn = turn.await?;
             let verified = shaped.header().and_then(|token| token.verify(&keys.signing));
             let claims = match verified.and_then(|claims| claims.current(now.wall)) {
                 Ok(claims) => claims,
                 Err(error) => return Ok(Err(error)),
             };
+            drop(turn);
             let (keys, policy) = (Arc::clone(&keys), Arc::clone(&self.policy));
             open(Sealed { keys, policy, claims, fingerprint: token.fingerprint() }).await
         };

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -54,7 +53,7 @@ pub use acceptors::Secure;
 pub use build::{Built, KeyTexts, build, build_authenticator};
 use control::{Control, Journal};
 use handover::{Giver, Offer, Socket, Taken};
-use lifecycle::Lifecycle;
+use lifecycle::{Lifecycle, Signals};
 use listeners::{Listeners, Scheme};
 use reload::Reloader;
 pub use reload::{Load, Source};
@@ -123,6 +122,10 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         info!(key = line, "key loaded");
     }
     let control = runtime(1)?;
+    let signals = {
+        let _entered = control.enter();
+        Signals::receive(source.is_some()).map_err(ListenError::Thread)?
+    };
     let mut runtimes = vec![control.handle().clone()];
     // Before the first thread that serves: a span belongs to each request or to none.
     let _spans = collector::start(&config.tracing, &config.server.node_name)
@@ -149,7 +152,7 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     let stages = Stages { stage, leaving };
     let process = Process { layered, gateway, tls, admin, source, runtimes };
     control.block_on(async {
-        process.rule(stages, copies, giver).await?;
+        process.rule(signals, stages, copies, giver).await?;
         // Workers write the last lines of the log; one that hangs is not waited for.
         drop(timeout(LAST_LINES, closed(ends)).await);
         Ok::<_, ListenError>(())
@@ -184,6 +187,7 @@ impl Process<'_> {
     /// Serves operators, reloads, and returns when the process may end.
     async fn rule(
         self,
+        mut signals: Signals,
         stages: Stages,
         copies: Vec<Socket>,
         giver: Option<Giver>,
@@ -210,8 +214,7 @@ impl Process<'_> {
             tokio::spawn(tunnel::report(gateway.tunnels.clone(), config.log.tunnels));
         }
         let operators = tokio::spawn(admin::serve(admin, Arc::new(control))).abort_handle();
-        if let Some(source) = source {
-            let hup = signal(SignalKind::hangup()).map_err(ListenError::Thread)?;
+        if let (Some(source), Some(hup)) = (source, signals.hup.take()) {
             let watched = reload::watched(source.file.as_ref(), config);
             let authorities = gateway.rooms().marks.authorities;
             let (gateway, current) = (gateway.clone(), config.clone());
@@ -228,7 +231,7 @@ impl Process<'_> {
             giver.served();
         }
         let server = config.server.clone();
-        Lifecycle { gateway, stages, operators, server }.run(offer).await;
+        Lifecycle { gateway, stages, operators, server }.run(signals, offer).await;
         Ok(())
     }
 }

@@ -175,6 +175,15 @@ fn clients_that_come_and_go_at_the_end_do_not_keep_it() {
 }
 
 #[test]
+fn a_signal_that_comes_with_the_first_answer_does_not_come_too_early() {
+    for _ in 0..10 {
+        let gateway = Gateway::start("");
+        gateway.signal("HUP");
+        gateway.wait_for_line("configuration reloaded");
+    }
+}
+
+#[test]
 fn a_new_process_takes_the_sockets_and_old_tunnels_live_on() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("handover");

@@ -1,11 +1,14 @@
-//! Opening seals beside the workers: a private key of 1024 bits takes half a millisecond, one of 4096 more
-//! than six, and all tunnels of a worker would wait for it, and for those that came with it.
+//! The costly steps of new tokens, so that no tunnel waits for them. Seals are opened beside the workers: a
+//! private key of 1024 bits takes half a millisecond, one of 4096 more than six. Signatures are checked by the
+//! worker, in a tenth to a third of a millisecond, one at a time.
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{spawn_blocking, yield_now};
+use tokio::time::timeout;
 
 use crate::auth::{self, Desktop, Sealed};
 use crate::error::Error;
@@ -13,6 +16,24 @@ use crate::error::Error;
 /// Most seals that wait, besides those that are opened: more than this many take longer than a client
 /// should wait.
 const WAITING: usize = 256;
+
+/// Longest wait for a turn.
+const TURN: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// Who checks a signature on this thread: a worker is one.
+    static CHECKS: Arc<Semaphore> = Arc::new(Semaphore::new(1));
+}
+
+/// Waits for the worker's next turn to check a signature. Between two of them it looks at its sockets, and
+/// at whoever they have woken: a tunnel waits for one, however many come at once.
+pub(super) async fn turn() -> Result<OwnedSemaphorePermit, Error> {
+    let checks = CHECKS.with(Arc::clone);
+    let turn = timeout(TURN, checks.acquire_owned()).await.map_err(|_| Error::Busy)?;
+    // The runtime comes back to this task after it has asked the system what is ready.
+    yield_now().await;
+    turn.map_err(|_| Error::Busy)
+}
 
 /// The right to open seals, for the whole process. Clones share it.
 #[derive(Clone, Debug)]
@@ -63,10 +84,43 @@ impl Cold {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-    use std::time::Duration;
+    use std::io::Write;
+    use std::sync::{Mutex, mpsc};
+
+    use tokio::io::AsyncReadExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn between_two_checks_a_worker_looks_at_its_sockets() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let tunnel = listener.accept().unwrap().0;
+        tunnel.set_nonblocking(true).unwrap();
+        let mut tunnel = tokio::net::TcpStream::from_std(tunnel).unwrap();
+        let (peer, seen) = (Arc::new(peer), Arc::new(Mutex::new(Vec::new())));
+        let relay = tokio::spawn({
+            let seen = Arc::clone(&seen);
+            async move {
+                for _ in 0..3 {
+                    tunnel.read_u8().await.unwrap();
+                    seen.lock().unwrap().push("tunnel");
+                }
+            }
+        });
+        for _ in 0..3 {
+            let (peer, seen) = (Arc::clone(&peer), Arc::clone(&seen));
+            tokio::spawn(async move {
+                let _turn = turn().await.unwrap();
+                seen.lock().unwrap().push("check");
+                // A key is pressed while the worker is busy.
+                (&*peer).write_all(b"x").unwrap();
+            });
+        }
+        relay.await.unwrap();
+        let seen = seen.lock().unwrap().join(" ");
+        assert_eq!(seen, "check tunnel check tunnel check tunnel");
+    }
 
     /// Longest wait for anything that should happen at once.
     const SOON: Duration = Duration::from_secs(20);
@@ -103,7 +157,7 @@ mod tests {
             jobs.push(tokio::spawn(async move { cold.run(move || begun.send(()).is_ok()).await }));
         }
         while cold.places.available_permits() > 0 {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
         assert_eq!(cold.run(|| ()).await, Err(Error::Busy));
         begins.recv_timeout(SOON).unwrap();

@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 use super::client::Client;
 use super::cold::Cold;
 use super::context::{Context, Plan, Way};
-use super::{clock, headers, page, tarpit};
+use super::{clock, cold, headers, page, tarpit};
 use crate::admission::{Admission, TunnelSeat};
 use crate::auth::token::{locate, without_token};
 use crate::auth::{self, Authenticator, Desktop};
@@ -142,7 +142,8 @@ impl Rooms {
             record.token = Some(token.fingerprint());
         }
         let open = |sealed| self.cold.open(sealed);
-        let desktop = self.authenticator.authenticate_by(token, clock::now(), open).await?;
+        let desktop =
+            self.authenticator.authenticate_by(token, clock::now(), cold::turn(), open).await?;
         if let Some(record) = &ctx.record {
             record.accepted();
         }

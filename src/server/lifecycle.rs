@@ -6,12 +6,13 @@
 //! taken the listening sockets over: what is under way lives on here, until SIGTERM or SIGINT drains it.
 //! SIGINT before that, and a second SIGTERM, end at once.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
-use tracing::{error, info};
+use tracing::info;
 
 use super::handover::Offer;
 use super::stage::{Stage, Stages};
@@ -29,6 +30,30 @@ const HEADS: Duration = Duration::from_secs(1);
 /// Time for tunnels to pass on that they end at once.
 const MOMENT: Duration = Duration::from_millis(1200);
 
+/// The signals that mean something to the process. They are received from before anything is served: the
+/// system would end it for one that comes earlier, and with it what it has begun.
+#[derive(Debug)]
+pub(super) struct Signals {
+    /// SIGHUP, if there is something to load anew; otherwise it ends the process, as a terminal that is
+    /// closed expects.
+    pub(super) hup: Option<Signal>,
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    /// Receives them from now on.
+    pub(super) fn receive(reloads: bool) -> io::Result<Self> {
+        Ok(Self {
+            hup: if reloads { Some(signal(SignalKind::hangup())?) } else { None },
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+}
+
 /// Waits for the signals that end the process.
 pub(super) struct Lifecycle {
     pub(super) gateway: Gateway,
@@ -41,16 +66,8 @@ pub(super) struct Lifecycle {
 
 impl Lifecycle {
     /// Returns when the process may end.
-    pub(super) async fn run(self, offer: Option<Offer>) {
-        let signals = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::quit()),
-        );
-        let (Ok(mut term), Ok(mut int), Ok(mut quit)) = signals else {
-            error!("signals cannot be received");
-            return;
-        };
+    pub(super) async fn run(self, signals: Signals, offer: Option<Offer>) {
+        let Signals { mut term, mut int, mut quit, .. } = signals;
         tokio::select! {
             _ = term.recv() => {}
             _ = quit.recv() => self.retire(Stage::Closed, &mut term, &mut int).await,

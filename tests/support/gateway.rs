@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use deskgate::auth::mint::KeySet;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -238,9 +239,20 @@ impl Drop for Gateway {
     }
 }
 
+/// Without a program in between: it may have to come at once.
 fn signal(pid: u32, name: &str) {
-    let status = Command::new("/bin/kill").args(["-s", name, &pid.to_string()]).status().unwrap();
-    assert!(status.success(), "kill -s {name} {pid}");
+    let signal = match name {
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "KILL" => Signal::KILL,
+        "QUIT" => Signal::QUIT,
+        "STOP" => Signal::STOP,
+        "TERM" => Signal::TERM,
+        other => panic!("no signal {other}"),
+    };
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 /// A port that was free a moment ago.
