@@ -1,6 +1,6 @@
 use std::io::Read;
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -174,12 +174,40 @@ fn clients_that_come_and_go_at_the_end_do_not_keep_it() {
     flood.join().unwrap();
 }
 
+/// Whether the system gives a process these signals (proc(5): `SigCgt`), or ends it for them.
+fn catches(pid: u32, signals: &[u32]) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+    signals.iter().all(|signal| caught >> (signal - 1) & 1 == 1)
+}
+
+/// Whether one of its threads serves clients.
+fn serves(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let mut names = threads.map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+    names.any(|name| name.is_ok_and(|name| name.starts_with("worker-")))
+}
+
 #[test]
-fn a_signal_that_comes_with_the_first_answer_does_not_come_too_early() {
-    for _ in 0..10 {
-        let gateway = Gateway::start("");
-        gateway.signal("HUP");
-        gateway.wait_for_line("configuration reloaded");
+fn signals_are_received_before_anybody_is_served() {
+    const HUP_INT_QUIT_TERM: [u32; 4] = [1, 2, 3, 15];
+    let (dir, keys) = (TempDir::new().unwrap(), KeyDir::new());
+    let path = dir.path().join("deskgate.toml");
+    let config = "[listen]\nhttp = [\"127.0.0.1:0\"]\n[admin]\nlisten = []\n";
+    std::fs::write(&path, format!("{config}{}", keys.auth())).unwrap();
+    for _ in 0..5 {
+        let mut command = Command::new(binary());
+        let command = command.args(["run", "--config"]).arg(&path).env_clear();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while !serves(child.id()) && Instant::now() < end {
+            assert!(child.try_wait().unwrap().is_none(), "it does not start");
+        }
+        let (served, caught) = (serves(child.id()), catches(child.id(), &HUP_INT_QUIT_TERM));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(served && caught, "serves: {served}, catches: {caught}");
     }
 }
 
