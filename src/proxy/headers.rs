@@ -120,8 +120,8 @@ pub(super) fn to_upstream(
             header::COOKIE => {}
             header::REFERER if rules.route.leads_to_a_desktop() => {
                 // The address of a `/container/<token>/...` page holds the token.
-                let referer = redact::scrub(value.to_str().unwrap_or(""));
-                lines.header(name, referer.as_bytes());
+                let referer = String::from_utf8_lossy(value.as_bytes());
+                lines.header(name, redact::scrub(&referer).as_bytes());
             }
             _ => lines.header(name, value.as_bytes()),
         }
