@@ -112,8 +112,8 @@ impl Transport {
     }
 
     /// Has everything that is read from now on looked at.
-    pub fn inspect(&mut self, inspector: Option<Box<dyn Inspect>>) {
-        self.inspector = inspector;
+    pub fn inspect(&mut self, inspector: Box<dyn Inspect>) {
+        self.inspector = Some(inspector);
     }
 
     /// The same, of a client that showed a certificate, of which upstreams are told this.

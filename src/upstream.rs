@@ -237,8 +237,7 @@ pub fn fault(error: &PingoraError) -> Error {
     match (error.etype(), kind) {
         (ErrorType::ReadTimedout | ErrorType::WriteTimedout, _)
         | (_, Some(ErrorKind::TimedOut)) => Error::ResponseTimeout,
-        (ErrorType::InvalidHTTPHeader | ErrorType::H1Error, _)
-        | (_, Some(ErrorKind::InvalidData)) => Error::InvalidResponse,
+        (_, Some(ErrorKind::InvalidData)) => Error::InvalidResponse,
         _ => Error::ConnectFailed,
     }
 }

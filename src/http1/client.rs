@@ -122,7 +122,7 @@ impl Exchange {
             if !self.read.is_empty() {
                 let since = *self.since.get_or_insert_with(Instant::now);
                 if since.elapsed() > HEAD_TIME {
-                    return Err(failed(ErrorType::ReadError, response::too_slow()).into_up());
+                    return Err(Error::new_up(ErrorType::ReadTimedout));
                 }
             }
             if self.fill().await? == 0 {

@@ -4,7 +4,7 @@
 //! folded lines, bare LF, two lengths that agree, a length beside chunks. What two readers could frame in
 //! two ways, or only a hostile pod would send, is no answer.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
@@ -124,11 +124,6 @@ fn put_value(out: &mut BytesMut, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A head that came too slowly.
-pub(super) fn too_slow() -> io::Error {
-    ErrorKind::TimedOut.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +159,7 @@ mod tests {
             &format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(HEAD)),
         ] {
             let error = parse(bad.as_bytes()).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidData, "{bad:.60?}");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad:.60?}");
         }
     }
 

@@ -172,7 +172,7 @@ impl Session {
             return self.read_body().await;
         }
         // What was written must not wait for what comes.
-        self.transport.flush().await.map_err(|error| self.write_failed(error))?;
+        self.transport.flush().await.map_err(write_failed)?;
         if self.read.is_empty() {
             let mut next = [0; 64];
             match self.transport.read(&mut next).await {
@@ -244,7 +244,7 @@ impl Session {
                 self.sent += written as u64;
                 Ok(())
             }
-            Ok(Err(error)) => Err(self.write_failed(error)),
+            Ok(Err(error)) => Err(write_failed(error)),
             Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
         }
     }
@@ -256,7 +256,7 @@ impl Session {
     pub async fn finish_body(&mut self) -> Result<()> {
         if let Some(answer) = &mut self.answer {
             let finished = answer.finish(&mut self.transport);
-            finished.map_err(|error| self.write_failed(error))?;
+            finished.map_err(write_failed)?;
         }
         self.flush().await
     }
@@ -264,13 +264,9 @@ impl Session {
     async fn flush(&mut self) -> Result<()> {
         match timeout(self.waits.write, self.transport.flush()).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.write_failed(error)),
+            Ok(Err(error)) => Err(write_failed(error)),
             Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
         }
-    }
-
-    fn write_failed(&self, error: io::Error) -> BError {
-        failed(ErrorType::WriteError, error).into_down()
     }
 
     /// Ends the request. Returns its connection, and what was read of the next request, if another may
@@ -311,6 +307,10 @@ impl Session {
         // It is over either way.
         let _ = AsyncWriteExt::shutdown(&mut self.transport).await;
     }
+}
+
+fn write_failed(error: io::Error) -> BError {
+    failed(ErrorType::WriteError, error).into_down()
 }
 
 fn gone() -> BError {

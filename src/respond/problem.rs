@@ -35,7 +35,7 @@ const fn problem(status: StatusCode, reason: &'static str, message: &'static str
 pub fn classify(error: &PingoraError) -> Option<Problem> {
     match error.root_cause().downcast_ref::<Error>() {
         Some(ours) => Some(of(*ours)),
-        None => of_pingora(error),
+        None => of_connection(error),
     }
 }
 
@@ -152,13 +152,9 @@ pub fn close_of(problem: &Problem) -> (u16, String) {
     (code, serde_json::json!({ "reason": problem.error }).to_string())
 }
 
-/// Failures that pingora found, by whose side they are on.
-fn of_pingora(error: &PingoraError) -> Option<Problem> {
+/// Failures of a connection, by whose side they are on.
+fn of_connection(error: &PingoraError) -> Option<Problem> {
     let problem = match (error.esource(), error.etype()) {
-        (_, ErrorType::HTTPStatus(413)) => of(Error::BodyTooLarge),
-        (ErrorSource::Upstream, ErrorType::ConnectTimedout) => {
-            of(upstream::Error::ConnectTimeout.into())
-        }
         (ErrorSource::Upstream, _) => of(upstream::fault(error).into()),
         (ErrorSource::Downstream, ErrorType::ReadError) if is_invalid(error) => {
             of(Error::InvalidRequest)

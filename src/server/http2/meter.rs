@@ -69,7 +69,7 @@ struct Meter {
 
 /// Has a connection's frames counted from its preface on.
 pub(super) fn watch(mut transport: Transport) -> Transport {
-    transport.inspect(Some(Box::new(Meter::new())));
+    transport.inspect(Box::new(Meter::new()));
     transport
 }
 
