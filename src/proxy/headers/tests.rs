@@ -7,7 +7,12 @@ use proptest::prelude::*;
 
 /// Sends a head through the rules of the row that takes `path`.
 fn sent(path: &str, headers: &[(&str, &str)], trusted: bool) -> RequestHeader {
-    let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
+    sent_by("", path, headers, trusted)
+}
+
+/// The same with this configuration.
+fn sent_by(config: &str, path: &str, headers: &[(&str, &str)], trusted: bool) -> RequestHeader {
+    let table = Table::new(&Config::from_text("test", config).unwrap()).unwrap();
     let path = NormalPath::parse(path.as_bytes()).unwrap();
     let found = table.find(&path).unwrap();
     let mut head = RequestHeader::build("GET", path.as_str().as_bytes(), None).unwrap();
@@ -109,6 +114,26 @@ fn credentials_reach_pyos_and_never_a_pod() {
     assert_eq!(value(&head, "abcauthorization"), None);
     assert_eq!(value(&head, "authorization"), None);
     assert_eq!(value(&head, "cookie"), Some("c=d"));
+}
+
+#[test]
+fn a_set_takes_out_what_it_names_of_the_clients_headers_and_of_ours() {
+    let config = "[headers.upstream]\nremove = [\"x-mine\", \"Cookie\", \"x-forwarded-host\"]\n";
+    let headers = [("host", "desk"), ("x-mine", "1"), ("x-other", "2"), ("cookie", "c=d")];
+    for (config, passed) in [("", true), (config, false)] {
+        let head = sent_by(config, "/filer", &headers, false);
+        for name in ["x-mine", "cookie", "x-forwarded-host"] {
+            assert_eq!(value(&head, name).is_some(), passed, "{name}");
+        }
+        assert_eq!(value(&head, "x-other"), Some("2"));
+    }
+}
+
+#[test]
+fn several_cookies_are_one_field() {
+    let head = sent("/filer", &[("cookie", "a=b"), ("cookie", "c=d"), ("cookie", "e=f")], false);
+    let lines: Vec<_> = head.headers.get_all("cookie").iter().collect();
+    assert_eq!(lines, ["a=b; c=d; e=f"]);
 }
 
 #[test]
