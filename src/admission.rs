@@ -164,17 +164,11 @@ impl Admission {
         Ok(())
     }
 
-    /// A seat for a tunnel of a token to a pod.
+    /// A seat for a tunnel of a token to a pod. Others need none.
     ///
     /// # Errors
     /// If the token or the pod has too many, or the token opens them too fast.
-    pub fn tunnel(
-        &self,
-        token: Option<impl Hash>,
-        pod: &str,
-        now: Instant,
-    ) -> Result<TunnelSeat, Refusal> {
-        let Some(token) = token else { return Ok(TunnelSeat::default()) };
+    pub fn tunnel(&self, token: impl Hash, pod: &str, now: Instant) -> Result<TunnelSeat, Refusal> {
         let hasher = &self.shared.hasher;
         let mut seat = TunnelSeat::default();
         // Told apart, since both are counted in one table.

@@ -19,6 +19,9 @@ pub mod date;
 pub mod request;
 pub mod response;
 pub mod server;
+mod within;
+
+pub(crate) use within::within;
 
 /// First size of the buffer for a head.
 pub const HEAD_BUFFER: usize = 4096;

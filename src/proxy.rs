@@ -17,7 +17,7 @@ use crate::admission::pressure::Level;
 use crate::auth::revoked::Revoked;
 use crate::config::{Lifetime, Listen};
 use crate::error::Error;
-use crate::http1::Waits;
+use crate::http1::{Waits, within};
 use crate::respond;
 use crate::route::Destination;
 use crate::session::{Session, Stamp};
@@ -110,15 +110,15 @@ impl Gateway {
         mut session: Session,
         pool: &Pool,
     ) -> Option<(Box<Transport>, BytesMut)> {
-        let rooms = self.rooms();
+        let (rooms, now) = (self.rooms(), clock::now());
         self.prepare(&mut session, &rooms);
         let client = Client::new(&session, &rooms.listen.trusted_proxies);
         let trail = trail::settle(session.request(), client.trusted);
-        let record = record::open(&session, client.address, &trail, &self.in_flight);
-        session.bear(Stamp { id: trail.id.clone(), hsts: client.hsts(&rooms.listen) });
+        let record = record::open(&session, client.address, &trail, self.in_flight.enter(), now);
+        session.bear(Stamp { id: Arc::clone(&trail.id), hsts: client.hsts(&rooms.listen) });
         let mut ctx = Context { record: Some(record), route: None };
         let (desktops, revoked) = (&self.desktops, &self.revoked);
-        let way = Way { rooms: &rooms, desktops, revoked, pool, trail: &trail };
+        let way = Way { rooms: &rooms, desktops, revoked, pool, now, trail: &trail };
         match self.answer(&mut session, client, &mut ctx, &way).await {
             Ok(None) => {}
             Ok(Some(upgrade)) => {
@@ -133,7 +133,7 @@ impl Gateway {
             record::close(record, &session);
         }
         // What is buffered leaves now, within the time that a client has to take something.
-        match timeout(rooms.listen.write_timeout, session.finish()).await {
+        match within(rooms.listen.write_timeout, session.finish()).await {
             Ok(Ok(next)) => next,
             Ok(Err(_)) | Err(_) => {
                 record::note(&mut ctx, "client_gone");
@@ -167,7 +167,7 @@ impl Gateway {
             respond::write_redirect(session, &to.address).await?;
             return Ok(None);
         }
-        let plan = way.rooms.plan(session.request(), client, ctx).await?;
+        let plan = way.rooms.plan(session.request(), client, ctx, way.now).await?;
         match &plan.route.backend {
             Destination::Text(text) => respond::write_text(session, text).await?,
             Destination::Files(_) => {
@@ -267,7 +267,7 @@ impl Gateway {
         record::note(ctx, problem.reason);
         if ctx.explains(&session) {
             let (code, text) = respond::close_of(&problem);
-            let id = ctx.record.as_ref().map_or_else(trail::fresh, |record| record.id.clone());
+            let id = ctx.record.as_ref().map_or_else(trail::fresh, |record| Arc::clone(&record.id));
             if Box::pin(tunnel::accept_and_close(session, &id, code, &text)).await.is_ok() {
                 record::note_status(ctx, 101);
             }

@@ -24,6 +24,8 @@ pub use path::{InvalidPath, NormalPath};
 #[derive(Clone, Debug)]
 pub struct Table {
     routes: Vec<Arc<Route>>,
+    /// Of each byte that may follow the first slash of a path, the rows that may match, in file order.
+    by_byte: Vec<Vec<Arc<Route>>>,
 }
 
 /// A compiled row.
@@ -37,6 +39,8 @@ pub struct Route {
     pub backend: Destination,
     /// The row's header set.
     pub headers: HeaderRules,
+    /// What the backend takes for its own `Host`; none if the port is one of the path.
+    pub authority: Option<Arc<str>>,
     matcher: Matcher,
     rewrite: Option<Rewrite>,
 }
@@ -135,14 +139,29 @@ impl Table {
                 faults.push(layered.fault(&key, "an earlier row has the same match"));
             }
         }
-        if faults.is_empty() { Ok(Self { routes }) } else { Err(faults) }
+        if faults.is_empty() { Ok(Self::of(routes)) } else { Err(faults) }
+    }
+
+    fn of(routes: Vec<Arc<Route>>) -> Self {
+        let rows = |byte| {
+            let may_match = |route: &&Arc<Route>| route.matcher.may_follow(byte);
+            routes.iter().filter(may_match).cloned().collect()
+        };
+        let by_byte = (0..=u8::MAX).map(rows).collect();
+        Self { routes, by_byte }
     }
 
     /// The row that answers a path, if any.
     #[must_use]
     pub fn find<'t, 'p>(&'t self, path: &'p NormalPath) -> Option<Found<'t, 'p>> {
+        // A path without a second byte goes with those that no path has.
+        let second = path.as_str().as_bytes().get(1).copied().unwrap_or_default();
+        Self::best_of(self.by_byte.get(usize::from(second))?, path)
+    }
+
+    fn best_of<'t, 'p>(rows: &'t [Arc<Route>], path: &'p NormalPath) -> Option<Found<'t, 'p>> {
         let mut best: Option<Found<'t, 'p>> = None;
-        for route in &self.routes {
+        for route in rows {
             if best.is_some_and(|best| best.route.precedence() >= route.precedence()) {
                 continue;
             }
@@ -167,6 +186,12 @@ impl Route {
             Matcher::Pattern(_) => (1, 0),
             Matcher::Prefix(prefix) => (0, prefix.len()),
         }
+    }
+
+    /// The `Host` of a pod: its address is nobody's business, its own included, and no pod looks at it.
+    #[must_use]
+    pub fn authority_of_a_pod(port: u16) -> Arc<str> {
+        format!("desktop:{port}").into()
     }
 
     /// Whether the backend is about a user's pod, so that a token decides which one.
@@ -252,8 +277,22 @@ fn compile(row: &config::Route, config: &Config) -> Result<Route, Vec<(&'static 
     match (matcher, backend, headers) {
         (Some(matcher), Some(backend), Some(headers)) if wrong.is_empty() => {
             let name = Arc::from(row.name.as_str());
-            let route = Route { row: row.clone(), name, backend, headers, matcher, rewrite };
-            match (route.leads_to_a_desktop(), row.token) {
+            let authority = match &backend {
+                Destination::Upstream(config::Upstream { host, port: 80 }) => {
+                    Some(host.as_str().into())
+                }
+                Destination::Upstream(config::Upstream { host, port }) => {
+                    Some(format!("{host}:{port}").into())
+                }
+                Destination::Desktop(port) => Some(Route::authority_of_a_pod(*port)),
+                Destination::DesktopPorts(_)
+                | Destination::Files(_)
+                | Destination::Renew
+                | Destination::Text(_) => None,
+            };
+            let row = row.clone();
+            let route = Route { row, name, backend, headers, authority, matcher, rewrite };
+            match (route.leads_to_a_desktop(), route.row.token) {
                 (true, None) => Err(vec![("token", "a desktop backend needs a token".to_owned())]),
                 (false, Some(_)) => {
                     Err(vec![("token", "only desktop backends take a desktop token".to_owned())])

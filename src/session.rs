@@ -21,8 +21,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What every answer to one request bears, whoever makes it.
 #[derive(Clone, Debug)]
 pub struct Stamp {
-    /// The request's id.
-    pub id: HeaderValue,
+    /// The request's id; what is no value of a header is left out.
+    pub id: Arc<str>,
     /// The value of `Strict-Transport-Security`.
     pub hsts: Option<HeaderValue>,
 }
@@ -63,7 +63,9 @@ impl Session {
         if let Some(hsts) = &stamp.hsts {
             answer.headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
-        answer.headers.insert(REQUEST_ID, stamp.id.clone());
+        if let Ok(id) = HeaderValue::from_str(&stamp.id) {
+            answer.headers.insert(REQUEST_ID, id);
+        }
     }
 
     /// Who is at the other end of its connection.

@@ -1,9 +1,10 @@
 //! One TCP connection, with TLS or without: what HTTP and the tunnel relay read and write.
 //!
-//! A connection costs no more than its socket while it is idle, and a tunnel gets the bare stream back.
+//! A connection costs no more than its socket and a timer while it is idle, and a tunnel gets the bare stream back.
 //! pingora's HTTP/2 works on it, too, since it implements pingora's `IO`.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -23,7 +24,9 @@ use pingora::protocols::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::poll_read_buf;
 
 use crate::admission::Seat;
 
@@ -77,14 +80,23 @@ pub struct Transport {
     unsent: BytesMut,
     /// What a client's connection is counted by.
     seat: Option<Seat>,
+    /// Rings when a wait for what the other side says is over; made for the first.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
+
+/// The other side said nothing for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silent;
+
+/// Longer waits are as good as for ever; times stay far from overflow.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Transport {
     /// A connection whose other end is `peer`, or speaks for it.
     #[must_use]
     pub fn new(wire: Wire, peer: SocketAddr) -> Self {
         let remote = Remote { address: peer, tls: wire.tls().is_some(), certificate: None };
-        Self { wire, inspector: None, remote, unsent: BytesMut::new(), seat: None }
+        Self { wire, inspector: None, remote, unsent: BytesMut::new(), seat: None, alarm: None }
     }
 
     /// Who is at the other end.
@@ -142,6 +154,36 @@ impl Transport {
     pub fn is_quiet(&self) -> bool {
         let read = self.wire.tcp().try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Reads once what has come, behind what the buffer holds; waits for so long at most. 0 is the end.
+    /// May be cancelled and called again.
+    ///
+    /// All waits of a connection have one timer, which mostly is only moved on: to set one for each and
+    /// to stop it cost a fortieth of a small request.
+    pub async fn read_within(
+        &mut self,
+        limit: Duration,
+        buffer: &mut BytesMut,
+    ) -> Result<io::Result<usize>, Silent> {
+        let mut waits = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *self), cx, buffer) {
+                return Poll::Ready(Ok(read));
+            }
+            if !std::mem::replace(&mut waits, true) {
+                let end = Instant::now() + limit.min(FOREVER);
+                match &mut self.alarm {
+                    Some(alarm) => alarm.as_mut().reset(end),
+                    None => self.alarm = Some(Box::pin(sleep_until(end))),
+                }
+            }
+            match &mut self.alarm {
+                Some(alarm) => alarm.as_mut().poll(cx).map(|()| Err(Silent)),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Waits until something has come.
@@ -394,3 +436,45 @@ impl GetSocketDigest for Transport {
 }
 
 impl Peek for Transport {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_wait_has_its_own_limit_whatever_the_last_one_had() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut theirs = TcpStream::connect(address).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let mut transport = Transport::new(Wire::Plain(ours), address);
+        let mut read = BytesMut::new();
+        let long = Duration::from_secs(20);
+        for limit in [long, Duration::MAX, long] {
+            let said = async {
+                // It waits before it is told.
+                tokio::task::yield_now().await;
+                theirs.write_all(b"one").await.unwrap();
+            };
+            let (count, ()) = tokio::join!(transport.read_within(limit, &mut read), said);
+            assert_eq!(count.unwrap().unwrap(), 3);
+        }
+        // Shorter than those before.
+        let start = Instant::now();
+        let short = Duration::from_millis(20);
+        assert_eq!(transport.read_within(short, &mut read).await.unwrap_err(), Silent);
+        assert!((short..long).contains(&start.elapsed()), "{:?}", start.elapsed());
+        // One that rang does not ring for the next.
+        let said = async {
+            tokio::task::yield_now().await;
+            theirs.write_all(b"four").await.unwrap();
+        };
+        let (count, ()) = tokio::join!(transport.read_within(long, &mut read), said);
+        assert_eq!(count.unwrap().unwrap(), 4);
+        drop(theirs);
+        assert_eq!(transport.read_within(long, &mut read).await.unwrap().unwrap(), 0);
+        assert_eq!(read, "oneoneonefour");
+    }
+}

@@ -101,7 +101,7 @@ pub async fn start(session: Session, pod: Pod, head: &Parts, opening: Opening<'_
 fn announce(tunnel: &Tunnel, record: &Record) -> u64 {
     let id = tunnel.id();
     let token = record.token.map(|token| token.to_string()).unwrap_or_default();
-    info!(target: "tunnel", id, request_id = record.id, route = record.route, token, "tunnel opened");
+    info!(target: "tunnel", id, request_id = &*record.id, route = record.route(), token, "tunnel opened");
     id
 }
 
@@ -140,8 +140,8 @@ fn finish(mut record: Record, id: u64, outcome: Outcome) {
     info!(
         target: "tunnel",
         id,
-        request_id = record.id,
-        route = record.route,
+        request_id = &*record.id,
+        route = record.route(),
         reason = record.reason,
         frames_received = outcome.to_pod.frames,
         frames_sent = outcome.to_client.frames,

@@ -140,7 +140,7 @@ fn tunnels_are_limited_per_token_and_pod_and_in_their_pace() {
          new_tunnels = { per_minute = 60, burst = 4 }\n",
     );
     let now = Instant::now();
-    let open = |token, pod| admission.tunnel(Some(token), pod, now);
+    let open = |token, pod| admission.tunnel(token, pod, now);
     let mut seats = vec![open("a", "p").unwrap(), open("a", "p").unwrap()];
     assert_eq!(limit(open("a", "p")), Limit::TokenTunnels);
     seats.push(open("b", "p").unwrap());
@@ -149,8 +149,7 @@ fn tunnels_are_limited_per_token_and_pod_and_in_their_pace() {
     drop(seats);
     assert!(open("a", "p").is_ok() && open("a", "p").is_ok());
     assert_eq!(open("a", "p").unwrap_err(), Refusal { limit: Limit::NewTunnels, after: 1 });
-    assert!(admission.tunnel(Some("a"), "p", now + Duration::from_secs(1)).is_ok());
-    assert!(admission.tunnel(None::<u8>, "p", now).is_ok(), "no token, no desktop");
+    assert!(admission.tunnel("a", "p", now + Duration::from_secs(1)).is_ok());
 }
 
 #[test]

@@ -7,12 +7,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::response::Parts;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::AsyncWriteExt;
 
 use super::body::{Length, Reader, Writer};
 use super::response::{self, Response};
-use super::{HEAD_BUFFER, PIECE, Waits, failed, invalid};
+use super::{HEAD_BUFFER, PIECE, Waits, failed, invalid, within};
 use crate::transport::Transport;
 
 /// Most bytes of an answer that are read at once: a head and a large piece of its body.
@@ -74,7 +73,7 @@ impl Exchange {
     /// If the upstream does not take it in its time.
     pub async fn write_body(&mut self, piece: &[u8]) -> Result<()> {
         let write = self.request.write(&mut self.transport, piece);
-        match timeout(self.waits.write, write).await {
+        match within(self.waits.write, write).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(failed(ErrorType::WriteError, error).into_up()),
             Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
@@ -92,7 +91,7 @@ impl Exchange {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        match timeout(self.waits.write, self.transport.flush()).await {
+        match within(self.waits.write, self.transport.flush()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failed(ErrorType::WriteError, error).into_up()),
             Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
@@ -180,7 +179,7 @@ impl Exchange {
 
     async fn fill(&mut self) -> Result<usize> {
         self.read.reserve(ANSWER);
-        match timeout(self.waits.read, self.transport.read_buf(&mut self.read)).await {
+        match self.transport.read_within(self.waits.read, &mut self.read).await {
             Ok(Ok(count)) => Ok(count),
             Ok(Err(error)) => Err(failed(ErrorType::ReadError, error).into_up()),
             Err(_) => Err(Error::new_up(ErrorType::ReadTimedout)),

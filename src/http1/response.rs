@@ -92,9 +92,13 @@ fn parts(parsed: &httparse::Response<'_, '_>) -> io::Result<Parts> {
     Ok(parts)
 }
 
+/// Memory for a head and a small body: what leaves together.
+const USUAL: usize = 2048;
+
 /// Writes a head for a client. `keep` says whether another request may follow; nothing is said of that, nor
 /// of the time, in an interim answer or an upgrade.
 pub fn put(out: &mut BytesMut, head: &Parts, keep: Option<bool>) {
+    out.reserve(USUAL);
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.extend_from_slice(b" ");

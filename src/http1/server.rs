@@ -10,11 +10,10 @@ use http::{Method, StatusCode, header};
 use pingora::http::RequestHeader;
 use pingora::{BError, Error, ErrorType, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 use super::body::{Length, Reader, Writer};
 use super::request::Request;
-use super::{HEAD_BUFFER, PIECE, Waits, failed, invalid, response};
+use super::{HEAD_BUFFER, PIECE, Waits, failed, invalid, response, within};
 use crate::transport::Transport;
 
 /// Most bytes of a body that are kept for another try.
@@ -153,7 +152,7 @@ impl Session {
                 Err(_) => return Err(failed(ErrorType::ReadError, invalid()).into_down()),
             }
             self.read.reserve(PIECE);
-            match timeout(self.waits.read, self.transport.read_buf(&mut self.read)).await {
+            match self.transport.read_within(self.waits.read, &mut self.read).await {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0)) => return Err(gone()),
                 Ok(Err(error)) => return Err(failed(ErrorType::ReadError, error).into_down()),
@@ -239,7 +238,7 @@ impl Session {
         let Some(answer) = &mut self.answer else {
             return Err(Error::new_in(ErrorType::InternalError));
         };
-        match timeout(self.waits.write, answer.write(&mut self.transport, piece)).await {
+        match within(self.waits.write, answer.write(&mut self.transport, piece)).await {
             Ok(Ok(written)) => {
                 self.sent += written as u64;
                 Ok(())
@@ -262,7 +261,7 @@ impl Session {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        match timeout(self.waits.write, self.transport.flush()).await {
+        match within(self.waits.write, self.transport.flush()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(write_failed(error)),
             Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
@@ -286,7 +285,7 @@ impl Session {
                 while self.read_body().await?.is_some() {}
                 Ok(())
             };
-            let over = timeout(limit, rest).await;
+            let over = within(limit, rest).await;
             over.unwrap_or_else(|_| Err(Error::new_down(ErrorType::ReadTimedout)))?;
         }
         // A large buffer is not for a connection that waits.

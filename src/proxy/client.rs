@@ -22,7 +22,7 @@ pub(super) struct Client {
     /// Whether the peer's `X-Forwarded-*` headers are believed.
     pub(super) trusted: bool,
     /// `http` or `https`, as the client came to us or to a trusted proxy.
-    pub(super) scheme: String,
+    pub(super) scheme: &'static str,
 }
 
 impl Client {
@@ -34,11 +34,12 @@ impl Client {
         let (address, trusted) = address::judge(peer, headers, trusted);
         // A trusted proxy's own certificate says nothing of its clients.
         let certificate = remote.certificate.clone().filter(|_| !trusted);
-        let said = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-        let scheme = match said.filter(|said| trusted && matches!(*said, "http" | "https")) {
-            Some(said) => said.to_owned(),
-            None if remote.tls => "https".to_owned(),
-            None => "http".to_owned(),
+        let said = || headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
+        let scheme = match if trusted { said() } else { None } {
+            Some(b"http") => "http",
+            Some(b"https") => "https",
+            Some(_) | None if remote.tls => "https",
+            Some(_) | None => "http",
         };
         let peer = peer.map(|peer| peer.to_canonical());
         Self { address, peer, trusted, certificate, scheme }

@@ -87,16 +87,18 @@ fn accepted(text: &str) -> Vec<&'static str> {
 /// types: an event must not wait for the next one.
 fn is_eligible(head: &Parts) -> bool {
     let value = |name| text(&head.headers, name);
+    let length = value(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    if length.is_some_and(|length| length < MIN_LENGTH) {
+        return false;
+    }
     let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim();
-    let length = value(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
     let whole = head.status.is_success()
         && head.status != StatusCode::PARTIAL_CONTENT
         && head.status != StatusCode::NO_CONTENT
         || head.status.is_client_error()
         || head.status.is_server_error();
     whole
-        && length.is_none_or(|length| length >= MIN_LENGTH)
         && TYPES.iter().any(|known| known.eq_ignore_ascii_case(content_type))
         && !head.headers.contains_key(header::CONTENT_ENCODING)
         && !value(header::CACHE_CONTROL)

@@ -8,8 +8,8 @@ use super::Rooms;
 use super::client::Client;
 use super::headers::{self, Answer, Rules};
 use super::trail::Trail;
-use crate::auth::Desktop;
 use crate::auth::revoked::Revoked;
+use crate::auth::{Desktop, Now};
 use crate::config::Refusal;
 use crate::route::Route;
 use crate::session::Session;
@@ -34,6 +34,8 @@ pub(super) struct Way<'a> {
     pub(super) revoked: &'a Revoked,
     /// The worker's connections.
     pub(super) pool: &'a Pool,
+    /// When it began.
+    pub(super) now: Now,
     /// The marks of the request.
     pub(super) trail: &'a Trail,
 }
@@ -65,7 +67,7 @@ pub(super) struct Plan {
     /// The client's `Host`.
     pub(super) public: Option<String>,
     /// The `Host` for the upstream.
-    pub(super) sent: String,
+    pub(super) sent: Arc<str>,
     /// What the row took off the front of the path.
     pub(super) prefix: Option<String>,
     /// Whether it asks for a tunnel, on a route that has tunnels.
@@ -89,7 +91,7 @@ impl Plan {
     pub(super) fn answer(&self) -> Answer<'_> {
         Answer {
             route: &self.route,
-            scheme: &self.client.scheme,
+            scheme: self.client.scheme,
             public: self.public.as_deref(),
             sent: &self.sent,
             prefix: self.prefix.as_deref(),

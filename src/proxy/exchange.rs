@@ -57,11 +57,14 @@ pub(super) struct Answer {
 pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Result<Answer> {
     let repeatable = session.request().method.is_idempotent();
     let length = session.length();
-    if repeatable && length != Length::Known(0) {
+    let rate = way.rooms.admission.body_rate();
+    let over = length == Length::Known(0);
+    // A body that is over has no pace.
+    let begun = if over { way.now.mono } else { Instant::now() };
+    let pace = Pace::new(begun, way.rooms.listen.read_timeout, rate);
+    if repeatable && !over {
         session.keep_body();
     }
-    let rate = way.rooms.admission.body_rate();
-    let pace = Pace::new(Instant::now(), way.rooms.listen.read_timeout, rate);
     let mut head = BytesMut::with_capacity(HEAD);
     headers::to_upstream(&mut head, session.request(), length, &plan.rules(way.trail))?;
     let mut tries = 1;
@@ -75,7 +78,6 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
         let upstream = upstream.map_err(Error::from)?;
         let reused = upstream.reused;
         let replay = (tries > 1).then(|| session.kept_body()).flatten();
-        let over = length == Length::Known(0);
         let upload = Upload { received: 0, pace, over, broken: false };
         let answer = Answer { upstream, found, seat, upload };
         match answer.ask(session, plan, (&head, length), replay).await {

@@ -1,6 +1,7 @@
 //! Header rules: what of a request reaches an upstream, what of a response reaches the client.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -10,12 +11,12 @@ use pingora::http::RequestHeader;
 use super::client::Client;
 use super::location::{self, Places};
 use super::trail::Trail;
-use crate::config::{HostRule, Upstream};
+use crate::config::HostRule;
 use crate::error::Error;
 use crate::http1::body::Length;
 use crate::http1::request::Lines;
 use crate::redact;
-use crate::route::{Destination, Route};
+use crate::route::Route;
 use crate::telemetry::privacy::plain;
 
 mod host;
@@ -202,9 +203,12 @@ pub(super) struct Answer<'a> {
 /// Turns the upstream's response head into the client's, in place.
 pub(super) fn to_client(head: &mut Parts, answer: &Answer<'_>) {
     let upgrade = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
-    let named: Vec<_> = tokens(&head.headers, &header::CONNECTION)
-        .filter(|name| !["content-length", "transfer-encoding"].contains(&name.as_str()))
-        .collect();
+    let keeps = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let connection = head.headers.contains_key(header::CONNECTION);
+    let named = |name: &HeaderName| {
+        let mut named = options(&head.headers);
+        !keeps.contains(name) && named.any(|option| option.eq_ignore_ascii_case(name.as_ref()))
+    };
     let inert: Vec<_> = head
         .headers
         .keys()
@@ -213,8 +217,7 @@ pub(super) fn to_client(head: &mut Parts, answer: &Answer<'_>) {
             name.as_str().starts_with("x-accel-")
                 || *name == header::SERVER
                 || (!upgrade
-                    && (HOP_BY_HOP.contains(&name.as_str())
-                        || named.iter().any(|token| token == name.as_str())))
+                    && (HOP_BY_HOP.contains(&name.as_str()) || (connection && named(name))))
         })
         .cloned()
         .collect();
@@ -273,6 +276,12 @@ pub(super) fn host_of(head: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
     head.headers.get(header::HOST).map(Cow::Borrowed).or_else(authority)
 }
 
+/// What a connection's own header names.
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+}
+
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
     headers
         .get_all(name)
@@ -286,11 +295,9 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 /// says who asks, and not more than a proxy should have to look at (RFC 9110 section 7.6.1).
 pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
     const MOST: usize = 32;
-    let named = head.headers.get_all(header::CONNECTION).iter();
-    let mut named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut named = options(&head.headers);
     let mut count = 0;
     named.all(|token| {
-        let token = token.trim_ascii();
         count += 1;
         let is_token = token.is_empty() || HeaderName::from_bytes(token).is_ok();
         let is_host = token.eq_ignore_ascii_case(b"host");
@@ -337,13 +344,11 @@ fn forwarded(lines: &mut Kept<'_>, request: &RequestHeader, rules: &Rules<'_>) {
 }
 
 /// The `Host` for the upstream, by the row's header set.
-pub(super) fn upstream_host(route: &Route, port: u16, public: Option<&str>) -> String {
-    match (route.headers.host, &route.backend, public.map(without_port)) {
-        (HostRule::Client, _, Some(host)) => host,
-        (_, Destination::Upstream(Upstream { host, port: 80 }), _) => host.clone(),
-        (_, Destination::Upstream(Upstream { host, port }), _) => format!("{host}:{port}"),
-        // A pod's address is nobody's business, its own included: no pod looks at `Host`.
-        _ => format!("desktop:{port}"),
+pub(super) fn upstream_host(route: &Route, port: u16, public: Option<&str>) -> Arc<str> {
+    match (route.headers.host, public, &route.authority) {
+        (HostRule::Client, Some(host), _) => without_port(host).into(),
+        (_, _, Some(authority)) => Arc::clone(authority),
+        (_, _, None) => Route::authority_of_a_pod(port),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sends plain requests to the https address of the same place (`listen.redirect`).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use pingora::http::RequestHeader;
@@ -19,7 +20,7 @@ pub(super) struct Elsewhere {
     /// The address.
     pub(super) address: String,
     /// The route that it asked for here.
-    pub(super) route: String,
+    pub(super) route: Arc<str>,
 }
 
 /// Where a plain request is sent; none if it is served as it came.
@@ -30,15 +31,15 @@ pub(super) fn to_https(rooms: &Rooms, head: &RequestHeader, client: &Client) -> 
     }
     // Who asks for nothing valid is told so, here as there.
     let (path, _) = path_and_query(head).ok()?;
-    let route = &rooms.table.find(&path)?.route.row;
-    if route.plain {
+    let route = rooms.table.find(&path)?.route;
+    if route.row.plain {
         return None;
     }
     let said = head.headers.get("x-forwarded-host").filter(|_| client.trusted).map(Cow::Borrowed);
     let host = said.or_else(|| headers::host_of(head)).filter(|host| is_valid_host(host))?;
     let target = head.uri.path_and_query().map(|target| target.as_str())?;
     let address = address(host.to_str().ok()?, target, |port| https_port(listen, port));
-    Some(Elsewhere { address, route: route.name.clone() })
+    Some(Elsewhere { address, route: Arc::clone(&route.name) })
 }
 
 /// Whether the client may have come over TLS to somebody before us: a redirect would lead it here

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Method, Version, header};
 use pingora::http::RequestHeader;
@@ -13,7 +14,7 @@ use super::context::{Context, Plan, Way};
 use super::{clock, cold, headers, page, tarpit};
 use crate::admission::{Admission, TunnelSeat};
 use crate::auth::token::{locate, without_token};
-use crate::auth::{self, Authenticator, Desktop};
+use crate::auth::{self, Authenticator, Desktop, Now};
 use crate::config::Listen;
 use crate::error::Error;
 use crate::files::Root;
@@ -66,6 +67,7 @@ impl Rooms {
         head: &RequestHeader,
         client: Client,
         ctx: &mut Context,
+        now: Now,
     ) -> Result<Plan, Error> {
         if head.method == Method::TRACE {
             return Err(Error::MethodRefused);
@@ -80,13 +82,13 @@ impl Rooms {
         }
         let (path, query) = path_and_query(head)?;
         let found = self.table.find(&path);
-        self.count(found.as_ref(), &client)?;
+        self.count(found.as_ref(), &client, now)?;
         let found = found.ok_or(Error::NoRoute)?;
         ctx.route = Some(Arc::clone(found.route));
         if let Some(record) = &mut ctx.record {
-            record.route.clone_from(&found.route.row.name);
+            record.route = Some(Arc::clone(&found.route.name));
         }
-        let desktop = self.authenticate(&found, head, query, ctx).await;
+        let desktop = self.authenticate(&found, head, query, (ctx, now)).await;
         let desktop = tarpit::judge(&self.admission, client.address, desktop).await?;
         let port = match &found.route.backend {
             Destination::Files(_) | Destination::Renew | Destination::Text(_) => 0,
@@ -133,7 +135,7 @@ impl Rooms {
         found: &Found<'_, '_>,
         head: &RequestHeader,
         query: Option<&str>,
-        ctx: &mut Context,
+        (ctx, now): (&mut Context, Now),
     ) -> Result<Option<Arc<Desktop>>, Error> {
         let Some(place) = found.route.row.token else { return Ok(None) };
         let header = head.headers.get(headers::TOKEN_HEADER).map(|value| value.as_bytes());
@@ -142,8 +144,7 @@ impl Rooms {
             record.token = Some(token.fingerprint());
         }
         let open = |sealed| self.cold.open(sealed);
-        let desktop =
-            self.authenticator.authenticate_by(token, clock::now(), cold::turn(), open).await?;
+        let desktop = self.authenticator.authenticate_by(token, now, cold::turn(), open).await?;
         if let Some(record) = &ctx.record {
             record.accepted();
         }
@@ -152,11 +153,11 @@ impl Rooms {
 
     /// Counts a request under its client's address. A fixed text, such as a health check's, is never
     /// too much.
-    fn count(&self, found: Option<&Found<'_, '_>>, client: &Client) -> Result<(), Error> {
+    fn count(&self, found: Option<&Found<'_, '_>>, client: &Client, now: Now) -> Result<(), Error> {
         if found.is_some_and(|found| found.route.is_text()) {
             return Ok(());
         }
-        Ok(self.admission.request(client.address, clock::now().mono)?)
+        Ok(self.admission.request(client.address, now.mono)?)
     }
 
     /// Whether a tunnel may be opened now, for the page that asks for one.
@@ -169,9 +170,10 @@ impl Rooms {
 
     /// A place for the tunnel that a request asks for, if it does.
     pub(super) fn seat(&self, plan: &Plan, pod: &Pod) -> Result<TunnelSeat, Error> {
-        let desktop = plan.desktop.as_ref().filter(|_| plan.upgrade);
-        let token = desktop.map(|desktop| desktop.fingerprint);
-        Ok(self.admission.tunnel(token, &pod.label, clock::now().mono)?)
+        let Some(desktop) = plan.desktop.as_ref().filter(|_| plan.upgrade) else {
+            return Ok(TunnelSeat::default());
+        };
+        Ok(self.admission.tunnel(desktop.fingerprint, &pod.label, Instant::now())?)
     }
 
     /// What is behind a plan's route.
@@ -183,7 +185,7 @@ impl Rooms {
             }
             (_, Some(desktop)) => {
                 let permits = |address| self.authenticator.permits(address);
-                let wanted = Wanted { desktop, port: plan.port, now: clock::now().wall };
+                let wanted = Wanted { desktop, port: plan.port, now: clock::wall() };
                 let found = way.desktops.find(&self.upstreams, wanted, permits).await;
                 if found.as_ref().is_ok_and(|found| way.revoked.holds(desktop, &found.label)) {
                     return Err(auth::Error::Revoked.into());
@@ -200,13 +202,15 @@ impl Rooms {
 pub(super) fn path_and_query(head: &RequestHeader) -> Result<(NormalPath, Option<&str>), Error> {
     let raw = head.raw_path();
     // The absolute form (RFC 9112 §3.2.2) holds a scheme and a host first.
-    let lower = raw.get(..8).unwrap_or(raw).to_ascii_lowercase();
-    let raw = if lower.starts_with(b"http://") || lower.starts_with(b"https://") {
+    let begins = |scheme: &[u8]| {
+        raw.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    let raw = if begins(b"http://") || begins(b"https://") {
         head.uri.path_and_query().map_or(raw, |target| target.as_str().as_bytes())
     } else {
         raw
     };
-    let (path, query) = match raw.iter().position(|byte| *byte == b'?') {
+    let (path, query) = match memchr::memchr(b'?', raw) {
         Some(mark) => (raw.get(..mark).unwrap_or(raw), raw.get(mark + 1..)),
         None => (raw, None),
     };

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::time::sleep;
 
-use super::clock;
 use crate::admission::{Admission, Failure};
 use crate::auth::{self, Desktop};
 use crate::error::Error;
@@ -18,9 +18,9 @@ pub(super) async fn judge(
     outcome: Result<Option<Arc<Desktop>>, Error>,
 ) -> Result<Option<Arc<Desktop>>, Error> {
     match &outcome {
-        Ok(Some(desktop)) => admission.token(desktop.fingerprint, clock::now().mono)?,
+        Ok(Some(desktop)) => admission.token(desktop.fingerprint, Instant::now())?,
         Err(Error::Auth(error)) if is_suspicious(*error) => {
-            match admission.failure(client, clock::now().mono)? {
+            match admission.failure(client, Instant::now())? {
                 Failure::Told => {}
                 Failure::Delayed(delay, _sleeper) => sleep(delay).await,
             }

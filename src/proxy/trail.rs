@@ -2,8 +2,9 @@
 //! distributed trace. Whose word counts, and what is sent on.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use pingora::http::RequestHeader;
 
 use crate::telemetry::trace_context::TraceContext;
@@ -24,7 +25,7 @@ const STATE: &str = "tracestate";
 #[derive(Clone, Debug)]
 pub(super) struct Trail {
     /// Its id, for the client, the upstream and the log.
-    pub(super) id: HeaderValue,
+    pub(super) id: Arc<str>,
     /// Its place in a trace, if it has one.
     pub(super) trace: Option<Place>,
     /// Whether the `tracestate` that it came with is passed on.
@@ -40,11 +41,10 @@ pub(super) fn settle(head: &RequestHeader, trusted: bool) -> Trail {
         let only = values.next().filter(|_| values.next().is_none())?;
         only.to_str().ok()
     };
-    let id = given(ID).filter(|id| is_id(id)).map_or_else(fresh, ToOwned::to_owned);
+    let id = given(ID).filter(|id| is_id(id)).map_or_else(fresh, Arc::from);
     let caller = given(PARENT).and_then(TraceContext::parse);
     let trace = traces::place(caller, number);
     let state = caller.is_some() && given(STATE).is_some_and(|state| state.len() <= MAX_STATE);
-    let id = HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"));
     Trail { id, trace, state }
 }
 
@@ -68,18 +68,14 @@ impl Trail {
 }
 
 /// An id that nobody else has: 32 hexadecimal digits, as nginx's `$request_id`.
-pub(crate) fn fresh() -> String {
-    let mut id = String::with_capacity(32);
-    for number in [number(), number()] {
-        for byte in number.to_be_bytes() {
-            id.extend([byte >> 4, byte & 15].map(digit));
-        }
-    }
-    id
-}
-
-fn digit(value: u8) -> char {
-    char::from(if value < 10 { b'0' + value } else { b'a' + value - 10 })
+pub(crate) fn fresh() -> Arc<str> {
+    let mut bits = u128::from(number()) << 64 | u128::from(number());
+    let digits: [u8; 32] = std::array::from_fn(|_| {
+        bits = bits.rotate_left(4);
+        let value = (bits & 15) as u8;
+        if value < 10 { b'0' + value } else { b'a' + value - 10 }
+    });
+    std::str::from_utf8(&digits).unwrap_or_default().into()
 }
 
 /// A number by chance.
@@ -98,6 +94,8 @@ fn is_id(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -119,8 +117,9 @@ mod tests {
         (head, trail)
     }
 
-    fn is_fresh(id: &HeaderValue) -> bool {
-        id.len() == 32 && id.as_bytes().iter().all(u8::is_ascii_hexdigit)
+    fn is_fresh(id: &str) -> bool {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        id.len() == 32 && id.bytes().all(is_digit)
     }
 
     #[test]
@@ -128,12 +127,12 @@ mod tests {
         let longest = "x".repeat(MAX_ID);
         for id in ["a", "7f3c-11_2.~:+/=@", &longest] {
             let (head, trail) = settled(&[(ID, id)], true);
-            assert_eq!((trail.id.to_str().unwrap(), &head.headers[ID]), (id, &trail.id));
+            assert_eq!((&*trail.id, head.headers[ID].as_bytes()), (id, id.as_bytes()));
         }
         let long = "x".repeat(MAX_ID + 1);
         for id in ["", "a b", "a\"b", "é", &long] {
             let (head, trail) = settled(&[(ID, id)], true);
-            assert!(is_fresh(&trail.id) && head.headers[ID] == trail.id, "{id}");
+            assert!(is_fresh(&trail.id) && head.headers[ID] == *trail.id, "{id}");
         }
         assert!(is_fresh(&settled(&[(ID, "one"), (ID, "two")], true).1.id));
     }

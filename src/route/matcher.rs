@@ -88,6 +88,20 @@ impl Matcher {
         }
     }
 
+    /// Whether a path whose first slash is followed by this byte, or by none for 0, may match.
+    pub(super) fn may_follow(&self, byte: u8) -> bool {
+        let fits = |start: &[u8], whole: bool| match start.get(1) {
+            Some(second) => *second == byte,
+            None => !whole || byte == 0,
+        };
+        match self {
+            Self::Exact(path) => fits(path.as_bytes(), true),
+            Self::Prefix(path) => fits(path.as_bytes(), false),
+            Self::Pattern(pattern) if pattern.beginnings.is_empty() => true,
+            Self::Pattern(pattern) => pattern.beginnings.iter().any(|start| fits(start, false)),
+        }
+    }
+
     /// Whether a pattern has a capture of this name.
     pub(super) fn has_capture(&self, name: &str) -> bool {
         matches!(self, Self::Pattern(pattern) if pattern.names(name))

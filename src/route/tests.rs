@@ -273,3 +273,30 @@ backend = { upstream = "pyos" }
         assert!(found.iter().any(|fault| fault.contains(want)), "no «{want}» in {found:#?}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn a_row_that_a_path_cannot_begin_like_is_no_row_of_its(
+        rows in proptest::collection::vec(
+            proptest::sample::select(&[
+                "exact = \"/\"", "exact = \"/a\"", "prefix = \"/\"", "prefix = \"/a\"", "prefix = \"/b/\"",
+                "prefix = \"/ab\"", "pattern = \"/a?b(?<rest>.*)\"", "pattern = \"/(a|b)+\"",
+                "pattern = \"/(a|b/)?\"", "pattern = \"/.*b\"", "pattern = \"/(?i:A)b*\"",
+            ]),
+            1..6,
+        ),
+        raw in "/[abAB/]{0,4}",
+    ) {
+        let mut text = String::from("profile = \"abcdesktop-4\"\n");
+        for (index, matches) in rows.iter().enumerate() {
+            let backend = "backend = { text = \"\" }\nheaders = \"static\"";
+            text += &format!("[[route]]\nname = \"r{index}\"\nmatch = {{ {matches} }}\n{backend}\n");
+        }
+        // Rows that are the same are a fault, which is not the point.
+        let Ok(table) = Table::new(&Config::from_text("rows", &text).unwrap()) else { return Ok(()) };
+        let path = path(&raw);
+        let name = |found: Option<Found<'_, '_>>| found.map(|found| found.route.name.clone());
+        let among_all = Table::best_of(&table.routes, &path);
+        proptest::prop_assert_eq!(name(table.find(&path)), name(among_all));
+    }
+}

@@ -18,9 +18,9 @@ use super::{http2, plain, proxy_protocol};
 use crate::admission::{Admission, Refusal, Seat};
 use crate::config::Listen;
 use crate::error::Error;
-use crate::http1::HEAD_BUFFER;
 use crate::http1::request::{self, Request};
 use crate::http1::server::Session as Http1;
+use crate::http1::{HEAD_BUFFER, within};
 use crate::proxy::{Gateway, trail};
 use crate::respond;
 use crate::session::Session;
@@ -200,9 +200,10 @@ impl Connections {
     }
 
     /// The line of a head that is answered here.
-    fn record(&self, to: &Transport, id: String, status: u16, reason: &'static str) -> Record {
+    fn record(&self, to: &Transport, id: Arc<str>, status: u16, reason: &'static str) -> Record {
         let client = Some(to.remote().address.ip().to_canonical());
-        let mut record = Record::empty(client, id, self.gateway.in_flight.enter());
+        let under_way = self.gateway.in_flight.enter();
+        let mut record = Record::empty(client, id, under_way, Instant::now());
         record.status = status;
         record.reason = reason;
         record
@@ -236,7 +237,7 @@ async fn first_bytes(
     read.reserve(HEAD_BUFFER);
     tokio::select! {
         biased;
-        first = timeout(listen.keepalive, transport.read_buf(read)) => matches!(first, Ok(Ok(1..))),
+        first = transport.read_within(listen.keepalive, read) => matches!(first, Ok(Ok(1..))),
         _ = stage.wait_for(|stage| *stage > Stage::Serving) => false,
     }
 }
@@ -266,5 +267,5 @@ async fn read_head(
             }
         }
     };
-    timeout(listen.header_timeout, whole).await.map_err(|_| Error::HeadTimeout)?
+    within(listen.header_timeout, whole).await.map_err(|_| Error::HeadTimeout)?
 }

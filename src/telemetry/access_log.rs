@@ -1,27 +1,28 @@
 //! One line per request, written once, whatever becomes of the request.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tracing::info;
-
 use super::metrics::Metrics;
-use super::privacy;
 use super::traces::{self, Place};
 use crate::auth::Fingerprint;
 
 /// nginx's code for "the client left before there was a response".
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Counts the requests and tunnels under way.
+/// Counts the requests and tunnels under way. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub struct InFlight {
-    count: Arc<AtomicUsize>,
-    connections: Arc<AtomicUsize>,
-    leaving: Arc<AtomicBool>,
-    draining: Arc<AtomicBool>,
+pub struct InFlight(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    count: AtomicUsize,
+    connections: AtomicUsize,
+    leaving: AtomicBool,
+    draining: AtomicBool,
     metrics: Metrics,
 }
 
@@ -29,78 +30,75 @@ impl InFlight {
     /// Counts one more until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> Entered {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Entered { count: Arc::clone(&self.count), metrics: self.metrics.clone() }
+        self.0.count.fetch_add(1, Ordering::Relaxed);
+        Entered(self.clone())
     }
 
     /// Counts one more connection until the guard is dropped.
     #[must_use]
     pub fn connect(&self) -> Connected {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Connected(Arc::clone(&self.connections))
+        self.0.connections.fetch_add(1, Ordering::Relaxed);
+        Connected(self.clone())
     }
 
     /// How many clients are connected, tunnels not counted.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.0.connections.load(Ordering::Relaxed)
     }
 
     /// Where requests are counted when they have ended.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.0.metrics
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// From now on the process is not ready, and no connection is kept for another request.
     pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+        self.0.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Whether the process is about to end.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+        self.0.leaving.load(Ordering::Relaxed)
     }
 
     /// From now on no tunnel is opened.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.0.draining.store(true, Ordering::Relaxed);
     }
 
     /// Whether only what is under way is served.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.0.draining.load(Ordering::Relaxed)
     }
 }
 
 /// One connection of a client.
 #[derive(Debug)]
-pub struct Connected(Arc<AtomicUsize>);
+pub struct Connected(InFlight);
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// One request or tunnel under way.
 #[derive(Debug)]
-pub struct Entered {
-    count: Arc<AtomicUsize>,
-    metrics: Metrics,
-}
+pub struct Entered(InFlight);
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -111,13 +109,13 @@ pub struct Record {
     /// Start of the request.
     pub start: Instant,
     /// Its id, which the client and the upstream have, too.
-    pub id: String,
+    pub id: Arc<str>,
     /// Its place in a distributed trace, if it has one.
     pub trace: Option<Place>,
     /// Address of the client, by the rule for trusted proxies.
     pub client: Option<IpAddr>,
     /// Method.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Path and query, without tokens.
     pub target: String,
     /// Protocol version.
@@ -128,8 +126,8 @@ pub struct Record {
     pub referer: String,
     /// `User-Agent`.
     pub user_agent: String,
-    /// Name of the route, empty if none was found.
-    pub route: String,
+    /// Name of the route, if one was found.
+    pub route: Option<Arc<str>>,
     /// Fingerprint of the desktop token, if the route has one.
     pub token: Option<Fingerprint>,
     /// Status sent to the client; 499 if it left before there was one (nginx's code for that).
@@ -147,24 +145,30 @@ pub struct Record {
 impl Record {
     /// Notes that its token was accepted.
     pub fn accepted(&self) {
-        self.under_way.metrics.token_accepted();
+        self.under_way.0.metrics().token_accepted();
     }
 
-    /// The record of a request that begins now and of which nothing is known yet.
+    /// Name of the route; empty if none was found.
     #[must_use]
-    pub fn empty(client: Option<IpAddr>, id: String, under_way: Entered) -> Self {
+    pub fn route(&self) -> &str {
+        self.route.as_deref().unwrap_or_default()
+    }
+
+    /// The record of a request of which nothing is known but when it began.
+    #[must_use]
+    pub fn empty(client: Option<IpAddr>, id: Arc<str>, under_way: Entered, start: Instant) -> Self {
         Self {
-            start: Instant::now(),
+            start,
             id,
             trace: None,
             client,
-            method: String::new(),
+            method: Cow::Borrowed(""),
             target: String::new(),
             version: "",
             host: String::new(),
             referer: String::new(),
             user_agent: String::new(),
-            route: String::new(),
+            route: None,
             token: None,
             status: CLIENT_CLOSED_REQUEST,
             received: 0,
@@ -177,32 +181,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let client = self.client.map(privacy::told).unwrap_or_default();
-        let token = self.token.map(|fingerprint| fingerprint.to_string()).unwrap_or_default();
-        let trace =
-            self.trace.map(|trace| format!("{:032x}", trace.context.trace)).unwrap_or_default();
-        let duration = self.start.elapsed().as_secs_f64();
-        self.under_way.metrics.request(&self.route, self.status, duration, self.reason);
-        traces::record(self);
-        info!(
-            target: "access",
-            request_id = self.id,
-            trace_id = trace,
-            client,
-            method = self.method,
-            uri = self.target,
-            version = self.version,
-            host = self.host,
-            status = self.status,
-            received = self.received,
-            sent = self.sent,
-            duration,
-            route = self.route,
-            token,
-            reason = self.reason,
-            referer = self.referer,
-            user_agent = self.user_agent,
-        );
+        let duration = self.start.elapsed();
+        let metrics = self.under_way.0.metrics();
+        metrics.request(self.route(), self.status, duration.as_secs_f64(), self.reason);
+        traces::record(self, duration);
+        super::write(self, duration);
     }
 }
 

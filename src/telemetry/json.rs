@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use humantime::format_rfc3339_seconds;
 use tracing::field::{Field, Visit};
@@ -14,8 +14,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Usual length of a line.
-const LINE: usize = 640;
+use super::access_log::Record;
+use super::{LINE, privacy};
 
 /// The form.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ where
         let mut line = String::with_capacity(LINE);
         line.push_str("{\"timestamp\":\"");
         #[expect(clippy::disallowed_methods, reason = "the time of the line, not of a decision")]
-        time(&mut line, SystemTime::now())?;
+        time(&mut line, SystemTime::now());
         line.push_str("\",\"level\":\"");
         line.push_str(event.metadata().level().as_str());
         line.push('"');
@@ -50,23 +50,81 @@ where
     }
 }
 
+/// Writes the line of a request that took this long.
+pub(super) fn request(line: &mut String, record: &Record, duration: Duration, now: SystemTime) {
+    let Record { method, target, version, host, referer, user_agent, .. } = record;
+    line.push_str("{\"timestamp\":\"");
+    time(line, now);
+    line.push_str("\",\"level\":\"INFO");
+    text(line, "request_id", &record.id);
+    let trace = record.trace.map(|trace| format!("{:032x}", trace.context.trace));
+    text(line, "trace_id", trace.as_deref().unwrap_or_default());
+    let client = record.client.map(privacy::told);
+    text(line, "client", client.as_deref().unwrap_or_default());
+    text(line, "method", method);
+    text(line, "uri", target);
+    text(line, "version", version);
+    text(line, "host", host);
+    line.push('"');
+    number(line, "status", record.status.into());
+    number(line, "received", record.received);
+    number(line, "sent", record.sent);
+    number(line, "duration", duration.as_secs());
+    fraction(line, duration.subsec_micros());
+    line.push_str(",\"route\":\"");
+    escape(line, record.route());
+    let token = record.token.map(|fingerprint| fingerprint.to_string());
+    text(line, "token", token.as_deref().unwrap_or_default());
+    text(line, "reason", record.reason);
+    text(line, "referer", referer);
+    text(line, "user_agent", user_agent);
+    line.push_str("\",\"target\":\"access\"}\n");
+}
+
+/// Ends the text before, and begins another one under this name.
+fn text(line: &mut String, name: &str, value: &str) {
+    for part in ["\",\"", name, "\":\""] {
+        line.push_str(part);
+    }
+    escape(line, value);
+}
+
+fn number(line: &mut String, name: &str, value: u64) {
+    for part in [",\"", name, "\":", itoa::Buffer::new().format(value)] {
+        line.push_str(part);
+    }
+}
+
+/// Six digits of a second.
+fn fraction(line: &mut String, micros: u32) {
+    line.push('.');
+    for unit in [100_000, 10_000, 1_000, 100, 10, 1] {
+        line.push(char::from(b'0' + (micros / unit % 10) as u8));
+    }
+}
+
+/// A string takes whatever is written to it.
+fn escape(line: &mut String, value: &str) {
+    let _ = Escaped(line).write_str(value);
+}
+
 /// A time (RFC 3339) to the microsecond. Everything but the fraction is the last line's, as long as the
 /// second is.
-fn time(to: &mut String, now: SystemTime) -> fmt::Result {
+fn time(to: &mut String, now: SystemTime) {
     thread_local! {
         static LAST: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     LAST.with_borrow_mut(|(second, text)| {
         if *second != since.as_secs() || text.is_empty() {
-            text.clear();
-            write!(text, "{}", format_rfc3339_seconds(now))?;
+            *text = format_rfc3339_seconds(now).to_string();
             text.truncate(text.len() - 1); // Z
             *second = since.as_secs();
         }
         to.push_str(text);
-        write!(to, ".{:06}Z", since.subsec_micros())
-    })
+        fraction(to, since.subsec_micros());
+        to.push('Z');
+    });
 }
 
 /// Writes fields; the first error ends it.
@@ -100,7 +158,11 @@ impl<W: Write> Visit for Fields<'_, W> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, |to| text(to, format_args!("{value:?}")));
+        self.put(field, |to| {
+            to.write_char('"')?;
+            Escaped(to).write_fmt(format_args!("{value:?}"))?;
+            to.write_char('"')
+        });
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -121,12 +183,6 @@ impl<W: Write> Visit for Fields<'_, W> {
             false => to.write_str("null"),
         });
     }
-}
-
-fn text(to: &mut impl Write, value: fmt::Arguments<'_>) -> fmt::Result {
-    to.write_char('"')?;
-    Escaped(to).write_fmt(value)?;
-    to.write_char('"')
 }
 
 /// Text within the quotes of a JSON string (RFC 8259 section 7).
@@ -161,12 +217,13 @@ impl<W: Write> Write for Escaped<'_, W> {
 mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
-    use std::time::Duration;
+    use std::time::Instant;
 
     use proptest::prelude::*;
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
+    use crate::telemetry::access_log::InFlight;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -197,7 +254,7 @@ mod tests {
     fn the_time_of_a_line_is_its_own() {
         let mut told = String::new();
         for micros in [1_790_000_000_999_999, 1_790_000_001_000_000, 1_790_000_001_000_042] {
-            time(&mut told, UNIX_EPOCH + Duration::from_micros(micros)).unwrap();
+            time(&mut told, UNIX_EPOCH + Duration::from_micros(micros));
             told.push(' ');
         }
         let expected =
@@ -223,6 +280,34 @@ mod tests {
         assert!(value["none"].is_null());
         let stamp = value["timestamp"].as_str().unwrap();
         assert!(stamp.ends_with('Z') && stamp.contains('T'), "{stamp}");
+    }
+
+    #[test]
+    fn a_request_is_one_flat_object_with_all_its_fields() {
+        let mut record =
+            Record::empty(None, "id".into(), InFlight::default().enter(), Instant::now());
+        record.client = Some("203.0.113.77".parse().unwrap());
+        record.method = "GET".into();
+        record.target = "/a?\"b\\".into();
+        record.version = "HTTP/1.1";
+        record.user_agent = "a\nb\u{1f980}".into();
+        record.route = Some("pyos".into());
+        record.status = 200;
+        (record.received, record.sent) = (0, u64::MAX);
+        let mut line = String::new();
+        let moment = UNIX_EPOCH + Duration::from_micros(1_790_000_000_000_007);
+        request(&mut line, &record, Duration::from_nanos(3_000_045_999), moment);
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        assert_eq!(line.find('\n'), Some(line.len() - 1));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let expected = serde_json::json!({
+            "timestamp": "2026-09-21T14:13:20.000007Z", "level": "INFO", "target": "access",
+            "request_id": "id", "trace_id": "", "client": "203.0.113.77", "method": "GET",
+            "uri": "/a?\"b\\", "version": "HTTP/1.1", "host": "", "status": 200, "received": 0,
+            "sent": u64::MAX, "duration": 3.000_045, "route": "pyos", "token": "", "reason": "",
+            "referer": "", "user_agent": "a\nb\u{1f980}",
+        });
+        assert_eq!(value, expected);
     }
 
     proptest! {

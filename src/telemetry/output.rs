@@ -82,8 +82,15 @@ impl Drop for Flush {
 }
 
 /// Takes lines, each whole in one write.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Queue>);
+
+impl Lines {
+    /// Takes the line, or counts it as lost.
+    pub(super) fn put(&self, line: &[u8]) {
+        self.0.put(line);
+    }
+}
 
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = &'a Queue;
@@ -129,6 +136,13 @@ impl Queue {
         true
     }
 
+    /// Takes a line or counts it as lost.
+    fn put(&self, line: &[u8]) {
+        if !self.add(line) {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Writes lines until no more will come.
     fn serve(&self, mut output: Output<impl Write>) {
         let mut lines = Vec::new();
@@ -156,11 +170,9 @@ impl Queue {
 }
 
 impl Write for &Queue {
-    /// Takes the line or counts it as lost. An error is never returned: nobody could be told.
+    /// An error is never returned: nobody could be told.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !self.add(line) {
-            LOST.fetch_add(1, Ordering::Relaxed);
-        }
+        self.put(line);
         Ok(line.len())
     }
 

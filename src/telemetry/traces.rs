@@ -16,6 +16,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor,
 };
 
+use super::METHODS;
 use super::access_log::Record;
 use super::privacy;
 use super::trace_context::TraceContext;
@@ -27,9 +28,6 @@ const BATCH: usize = 512;
 
 /// Longest wait for the last spans when the process ends.
 const LAST: Duration = Duration::from_millis(500);
-
-/// Methods that may stand in a span's name (RFC 9110 section 9.3, RFC 5789); clients invent others.
-const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"];
 
 /// Bits of a trace's id that are random in every implementation (Trace Context level 2, section 2.2.4).
 const RANDOM: u32 = 56;
@@ -124,16 +122,16 @@ fn is_chosen(trace: u128, ratio: f64) -> bool {
 }
 
 /// Queues the span of a request that ends now.
-pub(super) fn record(record: &Record) {
+pub(super) fn record(record: &Record, duration: Duration) {
     let (Some(traces), Some(place)) = (TRACES.get(), record.trace.filter(|place| place.records))
     else {
         return;
     };
     #[expect(clippy::disallowed_methods, reason = "the time of the span, not of a decision")]
     let end = SystemTime::now();
-    let start = end.checked_sub(record.start.elapsed()).unwrap_or(end);
+    let start = end.checked_sub(duration).unwrap_or(end);
     let TraceContext { trace, span, .. } = place.context;
-    let known = METHODS.iter().find(|known| **known == record.method);
+    let known = METHODS.into_iter().find(|known| *known == record.method);
     let context = SpanContext::new(
         TraceId::from(trace),
         SpanId::from(span),
@@ -147,7 +145,7 @@ pub(super) fn record(record: &Record) {
         parent_span_id: place.parent.map_or(SpanId::INVALID, SpanId::from),
         parent_span_is_remote: place.parent.is_some(),
         span_kind: SpanKind::Server,
-        name: format!("{} {}", known.unwrap_or(&"HTTP"), record.route).into(),
+        name: format!("{} {}", known.unwrap_or("HTTP"), record.route()).into(),
         start_time: start,
         end_time: end,
         attributes: attributes(record),
@@ -166,8 +164,8 @@ fn attributes(record: &Record) -> Vec<KeyValue> {
     let path = record.target.split('?').next().unwrap_or_default();
     let client = record.client.map(privacy::told).unwrap_or_default();
     let mut found = vec![
-        KeyValue::new("http.request.method", record.method.clone()),
-        KeyValue::new("http.route", record.route.clone()),
+        KeyValue::new("http.request.method", record.method.to_string()),
+        KeyValue::new("http.route", record.route().to_owned()),
         KeyValue::new("http.response.status_code", i64::from(record.status)),
         KeyValue::new("http.request.body.size", number(record.received)),
         KeyValue::new("http.response.body.size", number(record.sent)),
@@ -176,7 +174,7 @@ fn attributes(record: &Record) -> Vec<KeyValue> {
         KeyValue::new("server.address", record.host.clone()),
         KeyValue::new("client.address", client),
         KeyValue::new("user_agent.original", record.user_agent.clone()),
-        KeyValue::new("deskgate.request_id", record.id.clone()),
+        KeyValue::new("deskgate.request_id", record.id.to_string()),
     ];
     if let Some(token) = record.token {
         found.push(KeyValue::new("deskgate.token", token.to_string()));

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 
 use futures_util::FutureExt;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;

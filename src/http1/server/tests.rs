@@ -1,6 +1,7 @@
 use futures_util::FutureExt;
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use super::*;
 use crate::config::Config;

@@ -4,6 +4,16 @@ use http::HeaderValue;
 
 /// Whether a `Host` is a name or an address, with or without a port (RFC 3986 section 3.2.2).
 pub(crate) fn is_valid(host: &HeaderValue) -> bool {
+    // Nearly every one: letters, digits, dots and dashes, perhaps a port.
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let bytes = host.as_bytes();
+    match bytes.iter().position(|byte| !plain(byte)).map(|end| bytes.split_at(end)) {
+        None => return !bytes.is_empty(),
+        Some((name, [b':', port @ ..])) if !name.is_empty() => {
+            return port.iter().all(u8::is_ascii_digit);
+        }
+        Some(_) => {}
+    }
     let Ok(text) = host.to_str() else { return false };
     let (name, port) = match text.rfind(']') {
         Some(end) => text.split_at(end + 1),

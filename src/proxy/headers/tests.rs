@@ -20,8 +20,7 @@ fn sent_by(config: &str, path: &str, headers: &[(&str, &str)], trusted: bool) ->
         head.append_header((*name).to_owned(), (*value).to_owned()).unwrap();
     }
     let peer = Some("203.0.113.9".parse().unwrap());
-    let client =
-        Client { address: peer, peer, trusted, certificate: None, scheme: "http".to_owned() };
+    let client = Client { address: peer, peer, trusted, certificate: None, scheme: "http" };
     let public = host_of(&head);
     let public = public.as_ref().map(|host| host.to_str().unwrap());
     let trail = trail::settle(&head, trusted);
