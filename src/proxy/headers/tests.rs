@@ -239,6 +239,30 @@ fn orders_to_a_proxy_and_cookies_of_a_pod_go_no_further() {
 }
 
 #[test]
+fn what_an_answers_connection_names_stays_here_but_for_what_frames_it() {
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    for (name, value) in [
+        ("connection", "close, X-Mine ,Content-Length"),
+        ("connection", "transfer-encoding, x-other"),
+        ("x-mine", "1"),
+        ("x-other", "1"),
+        ("x-third", "1"),
+        ("content-length", "2"),
+    ] {
+        head.headers.append(name, HeaderValue::from_static(value));
+    }
+    let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
+    let route = table.iter().find(|route| route.row.name == "pyos").unwrap();
+    let answer =
+        Answer { route, scheme: "http", public: Some("desk.example"), sent: "pyos", prefix: None };
+    to_client(&mut head, &answer);
+    let mut left: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
+    left.retain(|name| *name != "x-frame-options");
+    left.sort_unstable();
+    assert_eq!(left, ["content-length", "x-third"]);
+}
+
+#[test]
 fn static_content_gets_the_security_headers_that_it_has_not() {
     let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
     let answer = Answer {
