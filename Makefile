@@ -16,7 +16,8 @@
 #                 only such works of HTTP; WORK=list names them
 #   make fuzz     a short fuzz of everything that eats a client's bytes
 #   make image    checks and builds the container image
-#   make release  the release, without folders and times of its build in it
+#   make release  the release: optimised for what the benches do, without folders and times of its build in
+#                 it (PROFILE=file takes a profile that is there)
 #   make sbom     what the release is made of, as CycloneDX: target/deskgate.cdx.json
 #
 # Missing tools are installed by scripts/setup, which needs root for Debian packages.
@@ -86,8 +87,12 @@ image:
 	scripts/container-check
 
 release:
+ifndef PROFILE
+	scripts/setup build profile
+	scripts/profile
+endif
 	scripts/setup build
-	scripts/release
+	scripts/release --profile $(or $(PROFILE),target/deskgate.profdata)
 
 sbom:
 	scripts/setup build sbom
