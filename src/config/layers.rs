@@ -86,7 +86,7 @@ fn profile(file: Option<(&str, &str)>, env: &dyn Environment) -> Profile {
 
 /// One layer's table and the line of each of its keys.
 fn parse(name: &str, text: &str) -> Result<(Table, BTreeMap<String, Origin>), Vec<Fault>> {
-    let feeds: Vec<_> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
+    let feeds: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
     let line_of = |offset: usize| 1 + feeds.partition_point(|feed| *feed < offset);
     let file = |offset| Origin::File { name: name.to_owned(), line: line_of(offset) };
     let fault = |error: toml::de::Error| Fault {
