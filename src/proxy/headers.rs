@@ -112,7 +112,7 @@ pub(super) fn to_upstream(
     let mut lines = Kept { lines, removed: &rules.route.headers.remove };
     lines.always(&header::HOST, rules.sent.as_bytes());
     frame(&mut lines, &request.headers, length);
-    let named: Vec<_> = tokens(&request.headers, &header::CONNECTION).collect();
+    let named: Vec<_> = options(&request.headers).collect();
     for (name, value) in &request.headers {
         if is_hop_by_hop(name, &named) || rules.refuse(name) || rules.replaces(name) {
             continue;
@@ -173,7 +173,7 @@ fn frame(lines: &mut Kept<'_>, headers: &HeaderMap, length: Length) {
 
 /// One field for all cookies: HTTP/2 clients send several, which HTTP/1 does not know (RFC 9113
 /// section 8.2.3).
-fn cookies(lines: &mut Kept<'_>, headers: &HeaderMap, named: &[String]) {
+fn cookies(lines: &mut Kept<'_>, headers: &HeaderMap, named: &[&[u8]]) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
     let Some(first) = cookies.next() else { return };
     if is_hop_by_hop(&header::COOKIE, named) {
@@ -254,7 +254,7 @@ pub(super) fn to_client(head: &mut Parts, answer: &Answer<'_>) {
 pub(super) fn is_websocket_upgrade(head: &RequestHeader) -> Option<bool> {
     let mut upgrades = head.headers.get_all(header::UPGRADE).iter();
     let upgrade = upgrades.next()?;
-    let connection = tokens(&head.headers, &header::CONNECTION).any(|token| token == "upgrade");
+    let connection = options(&head.headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     Some(
         head.method == http::Method::GET
             && head.version == http::Version::HTTP_11
@@ -282,15 +282,6 @@ fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|token| token.trim().to_ascii_lowercase())
-}
-
 /// Whether `Connection` names only what a client may have taken off: not what routes the request or
 /// says who asks, and not more than a proxy should have to look at (RFC 9110 section 7.6.1).
 pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
@@ -307,10 +298,10 @@ pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
 }
 
 /// Whether a header belongs to the client's connection, which names these in `Connection`.
-fn is_hop_by_hop(name: &HeaderName, named: &[String]) -> bool {
+fn is_hop_by_hop(name: &HeaderName, named: &[&[u8]]) -> bool {
     HOP_BY_HOP.contains(&name.as_str())
         // Never what frames or routes the message, whatever `Connection` claims.
-        || (named.iter().any(|token| token == name.as_str())
+        || (named.iter().any(|option| option.eq_ignore_ascii_case(name.as_ref()))
             && name != header::HOST
             && name != header::CONTENT_LENGTH
             && name != header::TRANSFER_ENCODING)
