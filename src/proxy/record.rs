@@ -50,7 +50,7 @@ pub(super) fn open(
 /// A method as text. Nearly every request has one of a few.
 fn method(method: &Method) -> Cow<'static, str> {
     let known = METHODS.into_iter().find(|known| *known == method.as_str());
-    known.map_or_else(|| kept(method.as_str()).into(), Cow::Borrowed)
+    known.map_or_else(|| String::from(kept(method.as_str())).into(), Cow::Borrowed)
 }
 
 /// Notes the route of a request that is not planned.
@@ -89,11 +89,11 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 /// Text without tokens, cut to what is kept.
-fn kept(text: &str) -> String {
+fn kept(text: &str) -> Box<str> {
     let scrubbed = redact::scrub(text);
     let mut end = scrubbed.len().min(MAX_FIELD);
     while !scrubbed.is_char_boundary(end) {
         end -= 1;
     }
-    scrubbed.get(..end).unwrap_or_default().to_owned()
+    scrubbed.get(..end).unwrap_or_default().into()
 }

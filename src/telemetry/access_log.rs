@@ -117,15 +117,15 @@ pub struct Record {
     /// Method.
     pub method: Cow<'static, str>,
     /// Path and query, without tokens.
-    pub target: String,
+    pub target: Box<str>,
     /// Protocol version.
     pub version: &'static str,
     /// `Host` that the client asked for.
-    pub host: String,
+    pub host: Box<str>,
     /// `Referer`, without tokens.
-    pub referer: String,
+    pub referer: Box<str>,
     /// `User-Agent`.
-    pub user_agent: String,
+    pub user_agent: Box<str>,
     /// Name of the route, if one was found.
     pub route: Option<Arc<str>>,
     /// Fingerprint of the desktop token, if the route has one.
@@ -163,11 +163,11 @@ impl Record {
             trace: None,
             client,
             method: Cow::Borrowed(""),
-            target: String::new(),
+            target: Box::default(),
             version: "",
-            host: String::new(),
-            referer: String::new(),
-            user_agent: String::new(),
+            host: Box::default(),
+            referer: Box::default(),
+            user_agent: Box::default(),
             route: None,
             token: None,
             status: CLIENT_CLOSED_REQUEST,
@@ -192,6 +192,12 @@ impl Drop for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_small() {
+        // A tunnel keeps it for days.
+        assert!(size_of::<Record>() <= 320, "{} bytes", size_of::<Record>());
+    }
 
     #[test]
     fn only_what_is_under_way_counts() {

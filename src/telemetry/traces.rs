@@ -171,9 +171,9 @@ fn attributes(record: &Record) -> Vec<KeyValue> {
         KeyValue::new("http.response.body.size", number(record.sent)),
         KeyValue::new("network.protocol.version", record.version.trim_start_matches("HTTP/")),
         KeyValue::new("url.path", path.to_owned()),
-        KeyValue::new("server.address", record.host.clone()),
+        KeyValue::new("server.address", record.host.to_string()),
         KeyValue::new("client.address", client),
-        KeyValue::new("user_agent.original", record.user_agent.clone()),
+        KeyValue::new("user_agent.original", record.user_agent.to_string()),
         KeyValue::new("deskgate.request_id", record.id.to_string()),
     ];
     if let Some(token) = record.token {
