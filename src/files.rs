@@ -38,6 +38,7 @@ pub use body::FileBody;
 use answer::{Content, Representation};
 use encoding::{Accepted, Coding, Offer};
 use hot::Hot;
+use precondition::Validators;
 use recent::{Asked, Recent};
 use site::{Hit, Page, Site};
 
@@ -238,9 +239,10 @@ impl Root {
         let Page { name, fallback, original, mut siblings } = page;
         let mime = mime::of(&name);
         let packable = mime::is_compressible(mime) && self.hot.takes(original.facts.size);
+        // One time for all forms of a page, whose tags differ.
+        let modified = original.facts.modified_second();
         let mut form = Representation {
-            etag: original.facts.etag(""),
-            modified: original.facts.modified_second(),
+            validators: Validators::new(original.facts.etag(""), modified),
             mime,
             coding: None,
             varies: packable || !siblings.is_empty(),
@@ -258,12 +260,12 @@ impl Root {
         };
         if let Some(at) = siblings.iter().position(|(sibling, _)| *sibling == coding) {
             let (_, sibling) = siblings.swap_remove(at);
-            form.etag = sibling.facts.etag(coding.suffix());
+            form.validators = Validators::new(sibling.facts.etag(coding.suffix()), modified);
             form.length = sibling.facts.size;
             form.content = Content::File(sibling.file);
             form.coding = Some(coding);
         } else if let Some(packed) = self.pack(&form, original.facts, coding).await {
-            form.etag = original.facts.etag(coding.token());
+            form.validators = Validators::new(original.facts.etag(coding.token()), modified);
             form.length = packed.len() as u64;
             form.content = Content::Memory(packed);
             form.coding = Some(coding);

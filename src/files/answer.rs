@@ -9,13 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, HeaderName, LAST_MODIFIED, VARY, X_CONTENT_TYPE_OPTIONS,
+    VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::body::{FileBody, Piece};
 use super::encoding::Coding;
-use super::precondition::{Validators, Verdict, http_date};
+use super::precondition::{Validators, Verdict, field};
 use super::range::{self, Cut, Spec};
 use super::{Body, Response};
 
@@ -31,9 +31,7 @@ pub(super) enum Content {
 /// The selected representation (RFC 9110 §3.2).
 #[derive(Clone, Debug)]
 pub(super) struct Representation {
-    pub(super) etag: String,
-    /// Seconds since 1970.
-    pub(super) modified: u64,
+    pub(super) validators: Validators,
     pub(super) mime: &'static str,
     pub(super) coding: Option<Coding>,
     /// Whether another client might have got another form.
@@ -47,7 +45,7 @@ pub(super) struct Representation {
 impl Representation {
     /// Answers a GET; a HEAD is the same without the content.
     pub(super) fn answer(self, headers: &HeaderMap, ranges: Option<&[Spec]>) -> Response {
-        let validators = Validators { etag: &self.etag, modified: self.modified };
+        let validators = &self.validators;
         let cut = match (validators.judge(headers), ranges) {
             (Verdict::Failed, _) => return self.refuse(StatusCode::PRECONDITION_FAILED),
             (Verdict::NotModified, _) => return self.not_modified(),
@@ -86,12 +84,12 @@ impl Representation {
         let mut headers = self.fields();
         let pieces = if let [part] = parts {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.mime));
-            set(&mut headers, CONTENT_RANGE, self.content_range(part));
+            headers.insert(CONTENT_RANGE, field(self.content_range(part)));
             VecDeque::from([Piece::Span(part.clone())])
         } else {
             let boundary = boundary();
             let kind = format!("multipart/byteranges; boundary={boundary}");
-            set(&mut headers, CONTENT_TYPE, kind);
+            headers.insert(CONTENT_TYPE, field(kind));
             self.multipart(parts, &boundary)
         };
         let length: u64 = pieces.iter().map(Piece::length).sum();
@@ -139,7 +137,7 @@ impl Representation {
         headers.insert(CONTENT_LENGTH, 0_u64.into());
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-            set(&mut headers, CONTENT_RANGE, format!("bytes */{}", self.length));
+            headers.insert(CONTENT_RANGE, field(format!("bytes */{}", self.length)));
         }
         Response { status, headers, body: Body::Empty }
     }
@@ -149,21 +147,13 @@ impl Representation {
         let lifetime =
             if self.lasting { "public, max-age=31536000, immutable" } else { "no-cache" };
         let mut headers = HeaderMap::with_capacity(12);
-        set(&mut headers, ETAG, self.etag.clone());
-        set(&mut headers, LAST_MODIFIED, http_date(self.modified));
+        self.validators.put(&mut headers);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(lifetime));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.varies {
             headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         }
         headers
-    }
-}
-
-/// Sets a field to text made here, which is always ASCII.
-fn set(headers: &mut HeaderMap, name: HeaderName, text: String) {
-    if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert(name, value);
     }
 }
 

@@ -3,17 +3,17 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    ETAG, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderValue};
 
-/// What a client may compare with the selected representation.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Validators<'a> {
-    /// The strong entity tag, quotes included.
-    pub(super) etag: &'a str,
-    /// The value of `Last-Modified` in seconds since 1970.
-    pub(super) modified: u64,
+/// What a client may compare with the selected representation, in the form in which it is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Validators {
+    etag: HeaderValue,
+    last_modified: HeaderValue,
+    modified: u64,
 }
 
 /// What the conditions of a GET or HEAD come to.
@@ -27,7 +27,18 @@ pub(super) enum Verdict {
     Failed,
 }
 
-impl Validators<'_> {
+impl Validators {
+    /// Of a strong entity tag, quotes included, and a time of modification in seconds since 1970.
+    pub(super) fn new(etag: String, modified: u64) -> Self {
+        Self { etag: field(etag), last_modified: field(http_date(modified)), modified }
+    }
+
+    /// Adds the fields that tell of them.
+    pub(super) fn put(&self, headers: &mut HeaderMap) {
+        headers.insert(ETAG, self.etag.clone());
+        headers.insert(LAST_MODIFIED, self.last_modified.clone());
+    }
+
     /// Evaluates the conditions in the order of RFC 9110 §13.2.2, `If-Range` excepted.
     pub(super) fn judge(&self, headers: &HeaderMap) -> Verdict {
         let before = if headers.contains_key(IF_MATCH) {
@@ -85,8 +96,13 @@ fn seconds(value: &HeaderValue) -> Option<u64> {
     time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
+/// Text made here, which is always ASCII, as the value of a field.
+pub(super) fn field(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
 /// A date in the form of RFC 9110 §5.6.7.
-pub(super) fn http_date(seconds: u64) -> String {
+fn http_date(seconds: u64) -> String {
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
@@ -121,14 +137,18 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_700_000_000;
-    const ETAG: &str = "\"1-a\"";
+    const TAG: &str = "\"1-a\"";
+
+    fn validators() -> Validators {
+        Validators::new(TAG.to_owned(), NOW)
+    }
 
     fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
     }
 
     fn judge(fields: &[(HeaderName, &str)]) -> Verdict {
-        Validators { etag: ETAG, modified: NOW }.judge(&headers(fields))
+        validators().judge(&headers(fields))
     }
 
     /// Every combination of the four conditions, each absent, true or false, against a literal
@@ -136,7 +156,7 @@ mod tests {
     #[test]
     fn precedence_is_that_of_the_rfc() {
         let (earlier, same) = (http_date(NOW - 1), http_date(NOW));
-        let tags = [None, Some((ETAG, true)), Some(("\"other\"", false))];
+        let tags = [None, Some((TAG, true)), Some(("\"other\"", false))];
         let unmodified = [None, Some((same.as_str(), true)), Some((earlier.as_str(), false))];
         let modified = [None, Some((same.as_str(), false)), Some((earlier.as_str(), true))];
         for if_match in tags {
@@ -187,7 +207,7 @@ mod tests {
             assert_eq!(judge(&[(IF_NONE_MATCH, value)]), if_none_match, "{value}");
             assert_eq!(judge(&[(IF_MATCH, value)]), if_match, "{value}");
         }
-        assert_eq!(judge(&[(IF_NONE_MATCH, "\"x\""), (IF_NONE_MATCH, ETAG)]), NotModified);
+        assert_eq!(judge(&[(IF_NONE_MATCH, "\"x\""), (IF_NONE_MATCH, TAG)]), NotModified);
     }
 
     #[test]
@@ -207,7 +227,7 @@ mod tests {
     fn a_range_needs_the_same_representation() {
         let (earlier, same, later) = (http_date(NOW - 1), http_date(NOW), http_date(NOW + 1));
         for (value, allowed) in [
-            (ETAG, true),
+            (TAG, true),
             (same.as_str(), true),
             ("W/\"1-a\"", false),
             ("\"x\"", false),
@@ -217,11 +237,11 @@ mod tests {
             ("", false),
         ] {
             let headers = headers(&[(IF_RANGE, value)]);
-            let validators = Validators { etag: ETAG, modified: NOW };
+            let validators = validators();
             assert_eq!(validators.allow_range(&headers), allowed, "{value}");
         }
-        assert!(Validators { etag: ETAG, modified: NOW }.allow_range(&HeaderMap::new()));
-        let twice = headers(&[(IF_RANGE, ETAG), (IF_RANGE, ETAG)]);
-        assert!(!Validators { etag: ETAG, modified: NOW }.allow_range(&twice));
+        assert!(validators().allow_range(&HeaderMap::new()));
+        let twice = headers(&[(IF_RANGE, TAG), (IF_RANGE, TAG)]);
+        assert!(!validators().allow_range(&twice));
     }
 }

@@ -85,11 +85,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::files::precondition::Validators;
 
     fn form(content: Content) -> Representation {
         Representation {
-            etag: "\"1\"".to_owned(),
-            modified: 0,
+            validators: Validators::new("\"1\"".to_owned(), 0),
             mime: "text/plain",
             coding: None,
             varies: false,
