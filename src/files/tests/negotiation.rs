@@ -102,6 +102,14 @@ async fn siblings_are_served_unless_older() {
     assert_eq!(itself.field("content-type"), "application/gzip");
     assert_eq!(itself.field("content-encoding"), "");
 
+    // A page changes when its original does, whatever form of it is asked for.
+    touch(&path("a.png.br"), 2_000_000);
+    let (newer, plain) =
+        (rig.get("/a.png", &[(ACCEPT_ENCODING, ALL)]).await, rig.get("/a.png", &[]).await);
+    assert_eq!(newer.body, b"as br");
+    assert_eq!(newer.field("last-modified"), plain.field("last-modified"));
+    assert_ne!(newer.field("etag"), plain.field("etag"));
+
     touch(&path("a.png.br"), 999_999);
     assert_eq!(rig.get("/a.png", &[(ACCEPT_ENCODING, ALL)]).await.body, b"as gz");
     touch(&path("a.png"), 1_000_001);
