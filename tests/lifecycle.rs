@@ -31,6 +31,21 @@ fn with_nothing_under_way_a_signal_ends_it_at_once() {
 }
 
 #[test]
+fn memory_is_taken_as_it_is_needed() {
+    let anonymous = |env: &[(&str, &str)]| {
+        let gateway = Gateway::start_with("", env);
+        gateway.anonymous()
+    };
+    // As the allocator would do it by itself.
+    let at_once = anonymous(&[("MIMALLOC_ARENA_EAGER_COMMIT", "1")]);
+    let needed = anonymous(&[]);
+    assert!(
+        needed + 2048 < at_once,
+        "{needed} KiB, {at_once} KiB at once: was mimalloc built with other CFLAGS than .cargo/config.toml's?"
+    );
+}
+
+#[test]
 fn a_request_under_way_is_finished_first() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
