@@ -21,7 +21,7 @@ use deskgate_fuzz::auth::{
 use libfuzzer_sys::fuzz_target;
 use rsa::pkcs8::DecodePrivateKey;
 use rsa::sha2::{Digest, Sha256};
-use rsa::{Pkcs1v15Sign, RsaPrivateKey};
+use rsa::{Pkcs1v15Sign, PrivateKey};
 
 const NOW: u64 = 1_700_000_000;
 const DOMAIN: &str = "desktop.abcdesktop.svc.cluster.local";
@@ -31,7 +31,7 @@ const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 
 /// One installation in both modes.
 struct Fixture {
-    signing: RsaPrivateKey,
+    signing: PrivateKey,
     policy: TargetPolicy,
     modes: [Mode; 2],
     now: Now,
@@ -68,7 +68,7 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
     let claims = URL_SAFE_NO_PAD.decode(modes[0].valid.split('.').nth(1).unwrap()).unwrap();
     let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
     Fixture {
-        signing: RsaPrivateKey::from_pkcs8_pem(&keys.signing_private).unwrap(),
+        signing: PrivateKey::from_pkcs8_pem(&keys.signing_private).unwrap(),
         policy,
         now: Now { wall: Duration::from_secs(NOW), mono: Instant::now() },
         hash: claims["hash"].as_str().unwrap().to_owned(),

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY};
 use jsonwebtoken::DecodingKey;
-use rsa::RsaPublicKey;
+use rsa::PublicKey;
 use rsa::pkcs1::EncodeRsaPublicKey;
 use rsa::pkcs8::EncodePublicKey;
 use rsa::traits::PublicKeyParts;
@@ -139,7 +139,7 @@ pub struct KeyFacts {
 }
 
 impl Facts {
-    fn new(label: Label, key: &RsaPublicKey, signs: bool) -> Result<Self, KeyFault> {
+    fn new(label: Label, key: &PublicKey, signs: bool) -> Result<Self, KeyFault> {
         let spki = key.to_public_key_der().map_err(|_| KeyFault::Invalid)?;
         let digest = digest(&SHA256, spki.as_bytes());
         Ok(Self {
@@ -209,7 +209,7 @@ fn load<T>(
 
 fn bits(key: &impl PublicKeyParts) -> usize {
     // Fits: a key has at most 8192 bits.
-    key.n().bits() as usize
+    key.n().bit_width() as usize
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rsa::sha2::{Digest, Sha256};
 use rsa::traits::PublicKeyParts;
-use rsa::{Pkcs1v15Encrypt, Pkcs1v15Sign, RsaPrivateKey, RsaPublicKey};
+use rsa::{Pkcs1v15Encrypt, Pkcs1v15Sign, PrivateKey, PublicKey};
 use serde::Serialize;
 
 use super::keys::{Block, KeyError, KeyFault, KeyFile};
@@ -26,16 +26,16 @@ const PADDING: usize = 11;
 
 /// Makes tokens with one pair of keys.
 pub struct Minter {
-    signing: RsaPrivateKey,
+    signing: PrivateKey,
     sealer: Sealer,
 }
 
 /// Which payload key pyos has, hence which one the gateway needs.
 enum Sealer {
     /// Seals as pyos's released code does (mode B); the gateway opens with the private key.
-    Public(RsaPublicKey),
+    Public(PublicKey),
     /// Seals as the documents describe (mode A); the gateway opens with the public key.
-    Private(Box<RsaPrivateKey>),
+    Private(Box<PrivateKey>),
 }
 
 impl Minter {

@@ -13,7 +13,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use rsa::hazmat::rsa_encrypt;
 use rsa::traits::PublicKeyParts;
-use rsa::{BoxedUint, Pkcs1v15Encrypt, RsaPublicKey};
+use rsa::{BoxedUint, Pkcs1v15Encrypt, PublicKey};
 use zeroize::Zeroizing;
 
 use super::Error;
@@ -81,7 +81,7 @@ pub(super) fn open_with(key: &PayloadKey, sealed: &[u8]) -> Option<Zeroizing<Vec
 }
 
 /// Mode A: the public operation, then block type 1 taken off.
-fn recover(key: &RsaPublicKey, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+fn recover(key: &PublicKey, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let sealed = BoxedUint::from_be_slice(sealed, key.n_bits_precision()).ok()?;
     // `rsa_encrypt` would reduce it, and one text would have two seals.
     if sealed >= *key.n().as_ref() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use rsa::RsaPrivateKey;
+use rsa::PrivateKey;
 use rsa::pkcs1::{EncodeRsaPrivateKey, EncodeRsaPublicKey};
 use rsa::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
 
@@ -25,7 +25,7 @@ pub(super) const NOW: u64 = 1_700_000_000;
 
 /// One key in every PEM form.
 pub(super) struct Pair {
-    pub(super) key: RsaPrivateKey,
+    pub(super) key: PrivateKey,
     pub(super) pkcs1: String,
     pub(super) pkcs8: String,
     pub(super) public_pkcs1: String,
@@ -34,7 +34,7 @@ pub(super) struct Pair {
 
 impl Pair {
     fn new(bits: usize) -> Self {
-        let key = RsaPrivateKey::new_unchecked(&mut random::system(), bits).unwrap();
+        let key = PrivateKey::new_unchecked(&mut random::system(), bits).unwrap();
         let public = key.to_public_key();
         Self {
             pkcs1: key.to_pkcs1_pem(LineEnding::LF).unwrap().to_string(),

@@ -12,7 +12,7 @@ use deskgate::auth::mint::{KeySet, Minter};
 use rsa::pkcs1::DecodeRsaPrivateKey;
 use rsa::pkcs8::DecodePrivateKey;
 use rsa::sha2::{Digest, Sha256, Sha512};
-use rsa::{Pkcs1v15Sign, RsaPrivateKey};
+use rsa::{Pkcs1v15Sign, PrivateKey};
 use serde_json::{Value, json};
 
 /// A token's life where it does not matter.
@@ -98,7 +98,7 @@ fn message(header: &Value, claims: &Value) -> String {
 pub(crate) fn signed(header: &Value, claims: &Value) -> String {
     let message = message(header, claims);
     let pem = &keys().signing_private;
-    let key = RsaPrivateKey::from_pkcs8_pem(pem).or_else(|_| RsaPrivateKey::from_pkcs1_pem(pem));
+    let key = PrivateKey::from_pkcs8_pem(pem).or_else(|_| PrivateKey::from_pkcs1_pem(pem));
     let key = key.unwrap();
     let signature = match header["alg"].as_str() {
         Some("RS512") => key.sign(Pkcs1v15Sign::new::<Sha512>(), &Sha512::digest(&message)),

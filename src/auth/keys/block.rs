@@ -8,7 +8,7 @@ use rsa::pkcs1::{self, DecodeRsaPrivateKey, DecodeRsaPublicKey};
 use rsa::pkcs8::PrivateKeyInfoRef;
 use rsa::pkcs8::der::Decode;
 use rsa::pkcs8::spki::SubjectPublicKeyInfoRef;
-use rsa::{RsaPrivateKey, RsaPublicKey};
+use rsa::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use super::{KeyFault, KeyFile};
@@ -101,7 +101,7 @@ impl Block {
     }
 
     /// The public key of a public block.
-    pub(in crate::auth) fn public(&self) -> Result<RsaPublicKey, KeyFault> {
+    pub(in crate::auth) fn public(&self) -> Result<PublicKey, KeyFault> {
         match self.label {
             Label::Pkcs1Public => public_key(&self.der),
             Label::Spki => {
@@ -118,7 +118,7 @@ impl Block {
     }
 
     /// The private key of a private block.
-    pub(in crate::auth) fn private(&self) -> Result<RsaPrivateKey, KeyFault> {
+    pub(in crate::auth) fn private(&self) -> Result<PrivateKey, KeyFault> {
         match self.label {
             Label::Pkcs1Private => private_key(&self.der),
             Label::Pkcs8 => {
@@ -135,16 +135,16 @@ impl Block {
 
 /// Checks the size first: the `rsa` crate refuses small public keys without saying why, and
 /// accepts small private ones.
-fn public_key(der: &[u8]) -> Result<RsaPublicKey, KeyFault> {
+fn public_key(der: &[u8]) -> Result<PublicKey, KeyFault> {
     let parts = pkcs1::RsaPublicKeyRef::from_der(der).map_err(|_| KeyFault::Invalid)?;
     check_size(parts.modulus.as_bytes())?;
-    RsaPublicKey::from_pkcs1_der(der).map_err(|_| KeyFault::Invalid)
+    PublicKey::from_pkcs1_der(der).map_err(|_| KeyFault::Invalid)
 }
 
-fn private_key(der: &[u8]) -> Result<RsaPrivateKey, KeyFault> {
+fn private_key(der: &[u8]) -> Result<PrivateKey, KeyFault> {
     let parts = pkcs1::RsaPrivateKeyRef::from_der(der).map_err(|_| KeyFault::Invalid)?;
     check_size(parts.modulus.as_bytes())?;
-    RsaPrivateKey::from_pkcs1_der(der).map_err(|_| KeyFault::Invalid)
+    PrivateKey::from_pkcs1_der(der).map_err(|_| KeyFault::Invalid)
 }
 
 /// `modulus` is big-endian without leading zero bytes.

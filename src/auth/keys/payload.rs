@@ -7,7 +7,7 @@ use std::fmt;
 use aws_lc_rs::rsa::{Pkcs1PrivateDecryptingKey, PrivateDecryptingKey};
 use rsa::pkcs8::EncodePrivateKey;
 use rsa::traits::PublicKeyParts;
-use rsa::{Pkcs1v15Encrypt, RsaPrivateKey, RsaPublicKey};
+use rsa::{Pkcs1v15Encrypt, PrivateKey, PublicKey};
 
 use super::{Block, Facts, KeyError, KeyFacts, KeyFault, KeyFile, bits, load};
 use crate::auth::{random, seal};
@@ -72,11 +72,11 @@ pub(in crate::auth) struct PayloadKey {
 /// What opens a seal, chosen by the key's PEM label and its size.
 pub(in crate::auth) enum Opener {
     /// Mode A.
-    Public(RsaPublicKey),
+    Public(PublicKey),
     /// Mode B, 2048 bits and more.
     Private(Pkcs1PrivateDecryptingKey),
     /// Mode B, below 2048 bits.
-    SmallPrivate(Box<RsaPrivateKey>),
+    SmallPrivate(Box<PrivateKey>),
 }
 
 impl PayloadKey {
@@ -111,7 +111,7 @@ impl PayloadKey {
     }
 
     /// A round trip where it is possible. A public key cannot make a seal to open.
-    fn test(&self, public: &RsaPublicKey) -> Result<(), KeyFault> {
+    fn test(&self, public: &PublicKey) -> Result<(), KeyFault> {
         if let Opener::Public(_) = self.opener {
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl PayloadKey {
 }
 
 impl Opener {
-    fn private(key: RsaPrivateKey) -> Result<Self, KeyFault> {
+    fn private(key: PrivateKey) -> Result<Self, KeyFault> {
         if bits(&key) < AWS_LC_MIN_BITS {
             return Ok(Self::SmallPrivate(Box::new(key)));
         }

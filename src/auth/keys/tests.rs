@@ -245,7 +245,7 @@ fn published_keys_are_refused_by_digest() {
     // The digest is computed from the SPKI form, whichever form was loaded.
     let pair = signing();
     let expected = digest(&SHA256, pem::parse(&pair.spki).unwrap().contents());
-    let key = RsaPublicKey::from_pkcs1_pem(&pair.public_pkcs1).unwrap();
+    let key = PublicKey::from_pkcs1_pem(&pair.public_pkcs1).unwrap();
     let facts = Facts::new(Label::Pkcs1Public, &key, true).unwrap();
     let hex: String = expected.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(facts.digest, hex);

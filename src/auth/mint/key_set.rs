@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use rsa::RsaPrivateKey;
+use rsa::PrivateKey;
 use rsa::pkcs1::EncodeRsaPublicKey;
 use rsa::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
 use zeroize::Zeroizing;
@@ -85,12 +85,12 @@ impl fmt::Debug for KeySet {
     }
 }
 
-fn pair(bits: usize) -> Result<(Zeroizing<String>, RsaPrivateKey), MintError> {
-    let key = RsaPrivateKey::new(&mut random::system(), bits).map_err(|_| MintError::Rsa)?;
+fn pair(bits: usize) -> Result<(Zeroizing<String>, PrivateKey), MintError> {
+    let key = PrivateKey::new(&mut random::system(), bits).map_err(|_| MintError::Rsa)?;
     let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| MintError::Rsa)?;
     Ok((pem, key))
 }
 
-fn spki(key: &RsaPrivateKey) -> Result<String, MintError> {
+fn spki(key: &PrivateKey) -> Result<String, MintError> {
     key.as_public_key().to_public_key_pem(LineEnding::LF).map_err(|_| MintError::Rsa)
 }
