@@ -168,6 +168,7 @@ fn row(run: &Run, load: &str, goal: &Goal) -> String {
 /// How a candidate is called in the document.
 fn label(candidate: &str) -> &str {
     match candidate {
+        "nginx-buffers" => "nginx, its own buffers",
         "nginx-incumbent" => "nginx, as the incumbent",
         "nginx-64k" => "nginx, 64 KiB buffers",
         "haproxy" => "HAProxy",

@@ -39,6 +39,7 @@ const LOAD: &str = "CPU per second of load";
 const TUNNEL: &str = "PSS per tunnel";
 
 const NGINX: Against = Against::Candidate("nginx");
+const BUFFERS: Against = Against::Candidate("nginx-buffers");
 const INCUMBENT: Against = Against::Candidate("nginx-incumbent");
 const HAPROXY: Against = Against::Candidate("haproxy");
 const NGINX_64K: Against = Against::Candidate("nginx-64k");
@@ -71,6 +72,7 @@ pub(crate) const GOALS: &[Goal] = &[
     http("cold-4096-b", COLD, MICROS, 1600.0),
     http("cold-2048-b", WAIT, MICROS, 1000.0),
     http("cold-4096-b", WAIT, MICROS, 1000.0),
+    http("bodies", REQUEST, BUFFERS, 0.7),
     http("bodies", REQUEST, NGINX, 0.7),
     http("connections", REQUEST, NGINX, 1.2),
     http("tls-api", REQUEST, NGINX, 1.1),

@@ -35,6 +35,9 @@ pub(crate) enum Candidate {
     Deskgate,
     /// nginx, tuned
     Nginx,
+    /// nginx, tuned but for the buffers, which are its own
+    #[value(name = "nginx-buffers")]
+    NginxBuffers,
     /// nginx as abcdesktop's edges configure it in principle
     #[value(name = "nginx-incumbent")]
     NginxIncumbent,
@@ -43,13 +46,14 @@ pub(crate) enum Candidate {
 }
 
 impl Candidate {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Deskgate, Self::Nginx, Self::NginxIncumbent, Self::Haproxy];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Deskgate, Self::Nginx, Self::NginxBuffers, Self::NginxIncumbent, Self::Haproxy];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Deskgate => "deskgate",
             Self::Nginx => "nginx",
+            Self::NginxBuffers => "nginx-buffers",
             Self::NginxIncumbent => "nginx-incumbent",
             Self::Haproxy => "haproxy",
         }
@@ -59,7 +63,7 @@ impl Candidate {
     pub(crate) fn program(self) -> Outcome<PathBuf> {
         match self {
             Self::Deskgate => peers::deskgate(),
-            Self::Nginx | Self::NginxIncumbent => find("nginx", "nginx-light"),
+            Self::Nginx | Self::NginxBuffers | Self::NginxIncumbent => find("nginx", "nginx-light"),
             Self::Haproxy => find("haproxy", "haproxy"),
         }
     }
@@ -73,7 +77,7 @@ impl Candidate {
     fn template(self) -> &'static str {
         match self {
             Self::Deskgate => include_str!("deskgate.toml"),
-            Self::Nginx => include_str!("nginx-tuned.conf"),
+            Self::Nginx | Self::NginxBuffers => include_str!("nginx-tuned.conf"),
             Self::NginxIncumbent => include_str!("nginx-incumbent.conf"),
             Self::Haproxy => include_str!("haproxy.cfg"),
         }
@@ -82,7 +86,9 @@ impl Candidate {
     fn arguments(self, config: &str) -> Vec<&str> {
         match self {
             Self::Deskgate => vec!["run", "--config", config],
-            Self::Nginx | Self::NginxIncumbent => vec!["-e", "stderr", "-c", config],
+            Self::Nginx | Self::NginxBuffers | Self::NginxIncumbent => {
+                vec!["-e", "stderr", "-c", config]
+            }
             Self::Haproxy => vec!["-db", "-f", config],
         }
     }
@@ -128,7 +134,10 @@ impl Stand {
         fs::create_dir_all(&dir)?;
         let keys = match candidate {
             Candidate::Deskgate => self.keys.gateway(setup.bits, setup.mode)?,
-            Candidate::Nginx | Candidate::NginxIncumbent | Candidate::Haproxy => dir.clone(),
+            Candidate::Nginx
+            | Candidate::NginxBuffers
+            | Candidate::NginxIncumbent
+            | Candidate::Haproxy => dir.clone(),
         };
         let (http, https) = free_ports(Ipv4Addr::LOCALHOST)?;
         let config = dir.join("config");
@@ -175,11 +184,13 @@ impl Stand {
         keys: &Path,
         (http, https): (u16, u16),
     ) -> Outcome<String> {
-        let marks = [("{log}", self.logs), ("{quiet}", !self.logs)];
+        let own_buffers = candidate == Candidate::NginxBuffers;
+        let marks = [("{log}", self.logs), ("{quiet}", !self.logs), ("{buffers}", !own_buffers)];
         let (_, descriptors) = descriptors(std::process::id());
         let clients = (descriptors.saturating_sub(200) / 2).min(20_000);
         let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a path that is not text");
         let words = [
+            ("{name}", candidate.name().to_owned()),
             ("{dir}", text(self.dir.path())?),
             ("{keys}", text(keys)?),
             ("{workers}", setup.workers.to_string()),

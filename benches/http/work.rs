@@ -114,9 +114,10 @@ pub(crate) enum Header {
     Compressed,
 }
 
-use Candidate::{Deskgate, Haproxy, Nginx, NginxIncumbent};
+use Candidate::{Deskgate, Haproxy, Nginx, NginxBuffers, NginxIncumbent};
 
 const ALL: &[Candidate] = &[Deskgate, Nginx, NginxIncumbent, Haproxy];
+const BUFFERED: &[Candidate] = &[Deskgate, Nginx, NginxBuffers, NginxIncumbent, Haproxy];
 const TUNED: &[Candidate] = &[Deskgate, Nginx, Haproxy];
 const FILES: &[Candidate] = &[Deskgate, Nginx];
 
@@ -170,7 +171,7 @@ pub(crate) const WORKS: &[Work] = &[
     work("api-2", "API GET, small, kept connections", 2, ALL, requests("/API/small")),
     work("pod-1", "pod route, token seen before", 1, ALL, with("/filer/small", Header::Token)),
     work("token", "a token seen before", 1, &[Deskgate], Load::Token),
-    work("bodies", "64 KiB bodies", 1, ALL, requests("/API/64k")),
+    work("bodies", "64 KiB bodies", 1, BUFFERED, requests("/API/64k")),
     work("connections", "new connection per request", 1, ALL, with("/API/small", Header::Close)),
     work("tls-api", "API GET, small, TLS", 1, ALL, over("/API/small", Wire::Tls)),
     work("tls-full", "full TLS handshake", 1, TUNED, Load::Handshakes { resumed: false }),
