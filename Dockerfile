@@ -25,7 +25,7 @@ ARG SOURCE_DATE_EPOCH=0
 ARG PROFILED=yes
 RUN if [ "$PROFILED" = yes ]; then \
         scripts/setup build profile && scripts/profile \
-        && scripts/release --profile target/deskgate.profdata; \
+        && scripts/release --profile target/deskgate.profile; \
     else scripts/release; fi
 
 # The program, the libraries it names, the system's certificates, and who it runs as.

@@ -17,7 +17,7 @@
 #   make fuzz     a short fuzz of everything that eats a client's bytes
 #   make image    checks and builds the container image
 #   make release  the release: optimised for what the benches do, without folders and times of its build in
-#                 it (PROFILE=file takes a profile that is there)
+#                 it (PROFILE=folder takes a profile that is there)
 #   make sbom     what the release is made of, as CycloneDX: target/deskgate.cdx.json
 #
 # Missing tools are installed by scripts/setup, which needs root for Debian packages.
@@ -87,12 +87,11 @@ image:
 	scripts/container-check
 
 release:
-ifndef PROFILE
 	scripts/setup build profile
+ifndef PROFILE
 	scripts/profile
 endif
-	scripts/setup build
-	scripts/release --profile $(or $(PROFILE),target/deskgate.profdata)
+	scripts/release --profile $(or $(PROFILE),target/deskgate.profile)
 
 sbom:
 	scripts/setup build sbom
