@@ -61,7 +61,8 @@ pub(super) fn open<T>(
     Err(refusal)
 }
 
-/// Opens `sealed` with one key; `None` if its length or its padding is wrong for that key.
+/// Opens `sealed` with one key; `None` if its length or its padding is wrong for that key. A small private
+/// key opens wrong padding to text that nobody chose, lest an error tell of it (implicit rejection).
 pub(super) fn open_with(key: &PayloadKey, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     // Libraries differ on short and zero-extended ciphertexts; RFC 8017 section 7.2.2 does not.
     if sealed.len() != key.size() {
