@@ -243,10 +243,10 @@ impl Sealed {
     /// # Errors
     ///
     /// [`Error::BadSeal`] or [`Error::OutsidePolicy`].
-    pub fn open(self) -> Result<Arc<Desktop>, Error> {
+    pub fn open(&self) -> Result<Arc<Desktop>, Error> {
         let Self { keys, policy, claims, fingerprint } = self;
-        let target = seal::open(&keys.payload, &claims, |text| policy.confine(text))?;
+        let target = seal::open(&keys.payload, claims, |text| policy.confine(text))?;
         let (expires, issued) = (claims.expires(), claims.issued());
-        Ok(Arc::new(Desktop { target, expires, issued, fingerprint }))
+        Ok(Arc::new(Desktop { target, expires, issued, fingerprint: *fingerprint }))
     }
 }

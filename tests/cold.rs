@@ -1,3 +1,4 @@
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -6,9 +7,21 @@ use tempfile::TempDir;
 
 use crate::support::{PODS, Site, echo, raw, tokens, write_keys};
 
-/// Threads of a process.
-fn threads(site: &Site) -> usize {
-    std::fs::read_dir(format!("/proc/{}/task", site.gateway.pid())).unwrap().count()
+/// Number of the policy of threads that yield to all others.
+const SCHED_IDLE: u32 = 5;
+
+/// Scheduling policies (sched(7)) of the gateway's threads of this name.
+fn policies(site: &Site, name: &str) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", site.gateway.pid())).unwrap();
+    // A thread may end while they are read.
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let policy = |stat: String| {
+        let (before, after) = stat.rsplit_once(") ")?;
+        // The 41st field; the third comes first here.
+        let policy = after.split(' ').nth(38)?.parse().ok()?;
+        before.ends_with(&format!("({name}")).then_some(policy)
+    };
+    stats.filter_map(policy).collect()
 }
 
 #[test]
@@ -32,7 +45,7 @@ fn costly_tokens_are_opened_beside_the_worker_and_its_tunnels_go_on() {
     );
     let minter = tokens::minter(&keys);
     let token = || minter.mint(PODS[0], tokens::now(), tokens::TTL).unwrap();
-    let before = threads(&site);
+    assert!(policies(&site, "seals").is_empty());
     let mut socket = site.websocket(&format!("/websockify?{}", token()));
     let served = AtomicUsize::new(0);
     let all: Vec<Vec<String>> =
@@ -55,6 +68,7 @@ fn costly_tokens_are_opened_beside_the_worker_and_its_tunnels_go_on() {
             assert_eq!(socket.read().unwrap(), "still".into());
         }
     });
-    // One worker, and beside it whoever opened the seals.
-    assert!(threads(&site) > before, "nobody but the worker has opened them");
+    let policies = policies(&site, "seals");
+    assert!(!policies.is_empty(), "nobody but the worker has opened them");
+    assert!(policies.iter().all(|policy| *policy == SCHED_IDLE), "{policies:?}");
 }
