@@ -11,9 +11,9 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
 use pingora::{BError, Error, ErrorType, Result};
 
-use crate::http1::Waits;
 use crate::http1::body::Length;
 use crate::http1::server::Session as Http1;
+use crate::http1::{Waits, within};
 use crate::transport::{Remote, Transport};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -35,7 +35,7 @@ pub struct Session {
 
 enum Kind {
     Http1(Box<Http1>),
-    Http2(Box<ServerSession>, Arc<Remote>, Duration),
+    Http2(Box<ServerSession>, Arc<Remote>, Waits),
 }
 
 impl From<Http1> for Session {
@@ -49,7 +49,8 @@ impl Session {
     #[must_use]
     pub fn http2(session: HttpSession, client: Arc<Remote>) -> Self {
         let session = Box::new(ServerSession::new_http2(session));
-        Self { kind: Kind::Http2(session, client, Duration::MAX), stamp: None }
+        let waits = Waits { read: Duration::MAX, write: Duration::MAX };
+        Self { kind: Kind::Http2(session, client, waits), stamp: None }
     }
 
     /// Has every answer of ours bear this.
@@ -96,11 +97,10 @@ impl Session {
     pub fn limit(&mut self, waits: Waits) {
         match &mut self.kind {
             Kind::Http1(session) => session.limit(waits),
-            Kind::Http2(session, _, limit) => {
-                session.set_read_timeout(Some(waits.read));
+            Kind::Http2(session, _, limits) => {
+                // pingora holds no limit of what is read over HTTP/2.
                 session.set_write_timeout(Some(waits.write));
-                session.set_total_drain_timeout(Some(waits.read));
-                *limit = waits.write;
+                *limits = waits;
             }
         }
     }
@@ -144,7 +144,9 @@ impl Session {
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match &mut self.kind {
             Kind::Http1(session) => session.read_body().await,
-            Kind::Http2(session, ..) => session.read_request_body().await.map_err(down),
+            Kind::Http2(session, _, waits) => {
+                in_time(waits.read, session.read_request_body()).await
+            }
         }
     }
 
@@ -156,7 +158,11 @@ impl Session {
     pub async fn read_body_or_idle(&mut self, over: bool) -> Result<Option<Bytes>> {
         match &mut self.kind {
             Kind::Http1(session) => session.read_body_or_idle(over).await,
-            Kind::Http2(session, ..) => session.read_body_or_idle(over).await.map_err(down),
+            Kind::Http2(session, _, waits) => {
+                let reads = !over && !session.is_body_done();
+                let limit = if reads { waits.read } else { Duration::MAX };
+                in_time(limit, session.read_body_or_idle(over)).await
+            }
         }
     }
 
@@ -185,9 +191,9 @@ impl Session {
     pub async fn write_head(&mut self, head: Parts) -> Result<()> {
         match &mut self.kind {
             Kind::Http1(session) => session.write_head(&head).await,
-            Kind::Http2(session, _, limit) => {
+            Kind::Http2(session, _, waits) => {
                 let write = session.write_response_header(Box::new(ResponseHeader::from(head)));
-                match tokio::time::timeout(*limit, write).await {
+                match tokio::time::timeout(waits.write, write).await {
                     Ok(written) => written.map_err(down),
                     Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
                 }
@@ -278,6 +284,12 @@ impl Session {
             Kind::Http2(session, ..) => session.shutdown().await,
         }
     }
+}
+
+/// Waits for what an HTTP/2 client sends, for so long at most.
+async fn in_time<T>(limit: Duration, read: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Err(Error::new(ErrorType::ReadTimedout));
+    within(limit, read).await.unwrap_or_else(late).map_err(down)
 }
 
 fn down(error: BError) -> BError {

@@ -15,7 +15,10 @@ pub fn client_address(
     headers: &HeaderMap,
     trusted: &[IpNet],
 ) -> (Option<IpAddr>, bool) {
-    address::judge(peer, headers, trusted)
+    let origin = address::judge(peer, headers, trusted);
+    // What is passed on begins with it.
+    assert!(origin.via.first().is_none_or(|first| Some(*first) == origin.address));
+    (origin.address, origin.trusted)
 }
 
 /// A `Host`, if it is valid, without its port.

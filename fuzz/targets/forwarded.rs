@@ -5,7 +5,7 @@
 //! a host.
 #![no_main]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
 use deskgate_fuzz::proxy::{client_address, host};
@@ -32,6 +32,11 @@ fn trusted(address: IpAddr) -> bool {
     TRUSTED.iter().any(|net| net.contains(&address.to_canonical()))
 }
 
+/// An address, maybe with a port.
+fn hop(word: &str) -> Option<IpAddr> {
+    word.parse().or_else(|_| word.parse::<SocketAddr>().map(|hop| hop.ip())).ok()
+}
+
 fn forwarded(input: &[u8]) {
     let mut lines: Vec<_> = input.split(|byte| *byte == b'\n').collect();
     let peer = lines.pop().and_then(|last| std::str::from_utf8(last).ok()?.parse::<IpAddr>().ok());
@@ -48,7 +53,7 @@ fn forwarded(input: &[u8]) {
     // From left to right, as they were written. What is no address stands for itself.
     let words = lines.iter().flat_map(|line| {
         let text = line.to_str().unwrap_or("?");
-        text.split(',').map(|word| word.trim().parse::<IpAddr>().ok()).collect::<Vec<_>>()
+        text.split(',').map(|word| hop(word.trim())).collect::<Vec<_>>()
     });
     let path: Vec<_> = words.chain([Some(peer)]).collect();
     let believed = |hop: &Option<IpAddr>| hop.is_some_and(trusted);

@@ -189,8 +189,13 @@ impl<'a> Lines<'a> {
         Some(Self(out))
     }
 
-    /// Writes a header.
+    /// Writes a header; leaves out one whose value would not stay in its line.
     pub fn header(&mut self, name: &HeaderName, value: &[u8]) {
+        let leaves = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+        // All bytes are looked at, many at a time: none ends the search.
+        if value.iter().fold(false, |found, byte| found | leaves(*byte)) {
+            return;
+        }
         put_name(self.0, name.as_str());
         self.0.extend_from_slice(b": ");
         self.0.extend_from_slice(value);
@@ -277,12 +282,15 @@ mod tests {
     }
 
     #[test]
-    fn names_begin_with_capitals_and_targets_stay_in_their_line() {
+    fn names_begin_with_capitals_and_all_stays_in_its_line() {
         let mut out = BytesMut::new();
         let mut lines = Lines::begin(&mut out, &Method::GET, "/a?b").unwrap();
-        lines.header(&HeaderName::from_static("x-real-ip"), b"a\xff");
+        lines.header(&HeaderName::from_static("x-real-ip"), b"a\t\xff");
+        for value in ["a\r\nb: c", "a\n", "\r", "\0", "\x7f"] {
+            lines.header(&HeaderName::from_static("x"), value.as_bytes());
+        }
         lines.end();
-        assert_eq!(&out[..], b"GET /a?b HTTP/1.1\r\nX-Real-Ip: a\xff\r\n\r\n");
+        assert_eq!(&out[..], b"GET /a?b HTTP/1.1\r\nX-Real-Ip: a\t\xff\r\n\r\n");
         for target in ["", "/a b", "/a\r\nb", "/a\0", "/\x7f"] {
             assert!(Lines::begin(&mut out, &Method::GET, target).is_none(), "{target:?}");
         }

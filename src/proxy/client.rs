@@ -10,6 +10,8 @@ use crate::session::Session;
 
 mod address;
 
+use address::Origin;
+
 /// What is known of the client's side of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Client {
@@ -19,6 +21,8 @@ pub(super) struct Client {
     pub(super) peer: Option<IpAddr>,
     /// What upstreams may be told of its certificate: PEM, escaped as nginx does.
     pub(super) certificate: Option<HeaderValue>,
+    /// What a trusted peer says before its own address: the client's, then those of other proxies.
+    pub(super) via: Vec<IpAddr>,
     /// Whether the peer's `X-Forwarded-*` headers are believed.
     pub(super) trusted: bool,
     /// `http` or `https`, as the client came to us or to a trusted proxy.
@@ -31,7 +35,7 @@ impl Client {
         let remote = session.client();
         let peer = Some(remote.address.ip());
         let headers = &session.request().headers;
-        let (address, trusted) = address::judge(peer, headers, trusted);
+        let Origin { address, trusted, via } = address::judge(peer, headers, trusted);
         // A trusted proxy's own certificate says nothing of its clients.
         let certificate = remote.certificate.clone().filter(|_| !trusted);
         let said = || headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
@@ -42,7 +46,7 @@ impl Client {
             Some(_) | None => "http",
         };
         let peer = peer.map(|peer| peer.to_canonical());
-        Self { address, peer, trusted, certificate, scheme }
+        Self { address, peer, via, trusted, certificate, scheme }
     }
 
     /// What a client that came over TLS is told of the time to come (RFC 6797 section 7.2: nobody else

@@ -120,7 +120,8 @@ pub(super) fn to_upstream(
         match *name {
             header::COOKIE => {}
             header::REFERER if rules.route.leads_to_a_desktop() => {
-                // The address of a `/container/<token>/...` page holds the token.
+                // The address of a `/container/<token>/...` page holds the token. What is left may be
+                // decoded, so it may hold ends of lines; then the header is left out.
                 let referer = String::from_utf8_lossy(value.as_bytes());
                 lines.header(name, redact::scrub(&referer).as_bytes());
             }
@@ -307,15 +308,16 @@ fn is_hop_by_hop(name: &HeaderName, named: &[&[u8]]) -> bool {
             && name != header::TRANSFER_ENCODING)
 }
 
-/// `X-Forwarded-*` and `X-Real-IP`: ours, or a trusted proxy's with the proxy added to the list.
+/// `X-Forwarded-*` and `X-Real-IP`: ours, or a trusted proxy's with the proxy added to the list. The list
+/// begins with the client as it was judged: pyos takes its first entry for access lists and bans, and what
+/// stood before that one, the client itself may have written.
 fn forwarded(lines: &mut Kept<'_>, request: &RequestHeader, rules: &Rules<'_>) {
     let (client, headers) = (rules.client, &request.headers);
     if let Some(peer) = client.peer {
         let peer = plain(peer);
         let mut list = String::new();
-        let said = headers.get_all(FORWARDED_FOR).iter().filter(|_| client.trusted);
-        for line in said.filter_map(|line| line.to_str().ok()) {
-            list.push_str(line);
+        for hop in &client.via {
+            list.push_str(&plain(*hop));
             list.push_str(", ");
         }
         list.push_str(&peer);

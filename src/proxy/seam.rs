@@ -22,7 +22,14 @@ pub fn to_upstream(
     target: &str,
 ) -> Result<(), Error> {
     let peer = Some([203, 0, 113, 9].into());
-    let client = Client { address: peer, peer, trusted: false, scheme: "https", certificate: None };
+    let client = Client {
+        address: peer,
+        peer,
+        via: Vec::new(),
+        trusted: false,
+        scheme: "https",
+        certificate: None,
+    };
     let public = headers::host_of(head);
     let public = public.as_ref().and_then(|host| host.to_str().ok());
     let sent = upstream_host(route, 0, public);

@@ -108,6 +108,22 @@ fn a_body_that_breaks_off_resets_its_stream() {
 }
 
 #[test]
+fn a_body_that_does_not_come_is_waited_for_as_over_http1() {
+    let config = "[listen]\nread_timeout = \"300ms\"\n";
+    let server = Server::start(config, 10);
+    let mut connection = server.connect(&[]);
+    connection.send(&request(1, "/API/x", 0));
+    assert!(connection.status(1).is_some());
+    assert_eq!(server.site.gateway.logged("/API/x")["status"], 408);
+    // Nor is the rest of one that was answered before its end.
+    let server = Server::answering(config, |exchange| exchange.answer("200 OK", "", "early"));
+    let mut connection = server.connect(&[]);
+    connection.send(&request(1, "/API/x", 0));
+    assert_eq!(connection.status(1), Some(200));
+    assert_eq!(server.site.gateway.logged("/API/x")["status"], 200);
+}
+
+#[test]
 fn a_request_that_means_two_things_is_refused() {
     let server = Server::start("", 10);
     let pseudo = |lines: &[(&str, &str)]| {

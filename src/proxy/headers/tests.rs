@@ -20,7 +20,8 @@ fn sent_by(config: &str, path: &str, headers: &[(&str, &str)], trusted: bool) ->
         head.append_header((*name).to_owned(), (*value).to_owned()).unwrap();
     }
     let peer = Some("203.0.113.9".parse().unwrap());
-    let client = Client { address: peer, peer, trusted, certificate: None, scheme: "http" };
+    let via = if trusted { vec!["1.1.1.1".parse().unwrap()] } else { Vec::new() };
+    let client = Client { address: peer, peer, via, trusted, certificate: None, scheme: "http" };
     let public = host_of(&head);
     let public = public.as_ref().map(|host| host.to_str().unwrap());
     let trail = trail::settle(&head, trusted);
@@ -81,7 +82,7 @@ fn hop_by_hop_headers_and_those_that_connection_names_stay_here() {
 #[test]
 fn only_a_trusted_proxy_speaks_for_the_client() {
     let spoofed = [
-        ("x-forwarded-for", "1.1.1.1"),
+        ("x-forwarded-for", "192.168.0.1, 1.1.1.1"),
         ("x-real-ip", "1.1.1.1"),
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "evil.example"),
@@ -146,6 +147,20 @@ fn a_referer_takes_no_token_to_a_pod() {
     let head = sent("/filer", &[("referer", &format!("{referer}=\u{e9}"))], false);
     let passed = String::from_utf8_lossy(head.headers["referer"].as_bytes());
     assert!(!passed.contains(token) && passed.ends_with("/8080/a?b=\u{e9}"), "{passed}");
+}
+
+#[test]
+fn a_referer_with_a_token_and_escaped_ends_of_lines_is_no_second_request() {
+    for end in ["%0D%0A", "%0A", "%0D", "%00"] {
+        let referer = format!(
+            "a{end}{end}POST%20/launch%20HTTP/1.1{end}Host:%20p{end}broadcast_cookie:%20x{end}X:%20eyJaaaaaaaa."
+        );
+        // What is read must be one head, and all that was written.
+        let head = sent("/filer", &[("referer", &referer), ("x-last", "here")], false);
+        assert_eq!(value(&head, "referer"), None);
+        assert_eq!(value(&head, "broadcast_cookie"), None);
+        assert_eq!(value(&head, "x-last"), Some("here"));
+    }
 }
 
 #[test]
