@@ -21,10 +21,6 @@ use problem::of;
 /// Longest wait for a client to take an answer of ours.
 const WRITE: Duration = Duration::from_secs(30);
 
-/// Longest time, and most bytes, for which the rest of a refused upload is taken.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
-
 /// What `Allow` says where the address was not looked at yet.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
@@ -38,8 +34,7 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         // Half of an answer went out: only closing tells the client that it is incomplete.
         return Ok(false);
     }
-    let unread = !session.is_body_over();
-    if unread || problem.status == StatusCode::BAD_REQUEST {
+    if !session.is_body_over() || problem.status == StatusCode::BAD_REQUEST {
         session.close_after();
     }
     let (content_type, body) = if navigates(session.request()) {
@@ -66,28 +61,7 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         headers.insert(header::RETRY_AFTER, problem.after.into());
     }
     write_whole(session, head, body.into()).await?;
-    if unread {
-        linger(session).await;
-    }
     Ok(true)
-}
-
-/// Takes some of the body that nobody wants: a close with unread bytes would reset the connection
-/// and take the answer back (RFC 9112 section 9.6).
-async fn linger(session: &mut Session) {
-    if session.request().headers.contains_key(header::EXPECT) {
-        return; // The client waits for a word before it sends anything.
-    }
-    let mut taken = 0;
-    let rest = async {
-        while taken < LINGER_BYTES
-            && let Ok(Some(bytes)) = session.read_body().await
-        {
-            taken += bytes.len();
-        }
-    };
-    // In time or not, the connection ends now.
-    drop(timeout(LINGER, rest).await);
 }
 
 /// Status and whole response for a request that was refused before it was one: there is no session
@@ -128,19 +102,14 @@ pub async fn write_text(session: &mut Session, text: &str) -> Result<()> {
 /// # Errors
 /// If the client is gone.
 pub async fn write_redirect(session: &mut Session, address: &str) -> Result<()> {
-    let unread = !session.is_body_over();
-    if unread {
+    if !session.is_body_over() {
         session.close_after();
     }
     let mut head = own_head(StatusCode::PERMANENT_REDIRECT);
     // What came in a header and a request line fits into a header.
     let address = HeaderValue::from_str(address).map_err(|_| Error::InvalidRequest)?;
     head.headers.insert(header::LOCATION, address);
-    write_whole(session, head, Bytes::new()).await?;
-    if unread {
-        linger(session).await;
-    }
-    Ok(())
+    write_whole(session, head, Bytes::new()).await
 }
 
 /// Answers a request with a JSON text.

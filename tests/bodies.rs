@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -272,7 +272,7 @@ fn an_upstream_that_is_silent_is_a_504() {
         |exchange: &mut Exchange| {
             let mut byte = [0];
             drop(exchange.stream().set_read_timeout(Some(SOON)));
-            drop(std::io::Read::read(&mut exchange.from, &mut byte));
+            drop(Read::read(&mut exchange.from, &mut byte));
         },
     );
     let start = Instant::now();
@@ -406,6 +406,71 @@ fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
 }
 
 #[test]
+fn an_answer_of_an_upstream_that_takes_no_more_of_the_upload_reaches_the_client() {
+    let refusal =
+        "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig";
+    // It closes with bytes unread, which resets the connection; or it keeps it and reads no more.
+    for closes in [true, false] {
+        let (done, over) = mpsc::channel::<()>();
+        let over = std::sync::Mutex::new(over);
+        let config = "[[route]]\nname = \"pyos\"\ntimeouts = { send = \"500ms\" }\nlimits = { body = \"64MB\" }\n";
+        let site = Site::configured_serving(config, move |exchange| {
+            drop(exchange.piece());
+            exchange.write(refusal);
+            if closes {
+                exchange.close();
+            } else {
+                let _ = over.lock().unwrap().recv_timeout(SOON);
+            }
+        });
+        let mut client = site.client();
+        let body = noise(32 * MIB);
+        let mut wire = client.from.get_ref().try_clone().unwrap();
+        let upload = thread::spawn(move || {
+            // Broken off by the gateway at some point, which is no fault here.
+            let _ = wire.write_all(&post_chunked("/API/x", "", &body));
+        });
+        let answer = client.response();
+        assert_eq!((answer.status, answer.text().as_str()), (413, "big"), "closes: {closes}");
+        drop((client, done));
+        upload.join().unwrap();
+    }
+}
+
+#[test]
+fn an_answer_with_which_a_connection_ends_is_not_taken_back() {
+    let config = "[[route]]\nname = \"pyos\"\nlimits = { body = \"64MB\" }\n";
+    let site = Site::configured_serving(config, |exchange| {
+        drop(exchange.piece());
+        exchange.write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig");
+        exchange.close();
+    });
+    let mut client = site.client();
+    let head = post("/API/x", "Connection: close\r\n", 15 * MIB);
+    client.send([head.as_bytes(), &noise(MIB)].concat());
+    let answer = client.response();
+    assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
+    // Who goes on all the same is not reset, which could reach it before the answer.
+    client.from.get_mut().write_all(&noise(14 * MIB)).unwrap();
+    assert_eq!(client.from.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn who_waits_for_leave_to_send_a_body_is_not_asked_for_it_after_the_answer() {
+    let site = Site::serving(|exchange| exchange.answer("200 OK", "", ""));
+    for target in ["/healthz", "/API"] {
+        let mut client = site.client();
+        client.send(post(target, "Expect: 100-continue\r\n", 50));
+        let answer = client.response();
+        assert_eq!(answer.status, 200, "{target}");
+        assert_eq!(answer.header("connection").as_deref(), Some("close"), "{target}");
+        // What comes now may be a body or another request: it is taken for neither.
+        client.send("GET /API HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2));
+        assert_eq!(client.rest(), b"", "{target}");
+    }
+}
+
+#[test]
 fn a_client_that_stops_in_the_middle_of_its_body_gets_a_408() {
     let site = Site::configured("[listen]\nread_timeout = \"300ms\"\n");
     let mut client = site.client();
@@ -443,7 +508,7 @@ fn idle_upstream_connections_are_not_kept_longer_than_servers_keep_them() {
         let start = Instant::now();
         let mut byte = [0];
         drop(exchange.stream().set_read_timeout(Some(SOON)));
-        let read = std::io::Read::read(&mut exchange.from, &mut byte);
+        let read = Read::read(&mut exchange.from, &mut byte);
         ended.send((start.elapsed(), read.ok())).unwrap();
     });
     let gateway =

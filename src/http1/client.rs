@@ -90,6 +90,17 @@ impl Exchange {
         self.flush().await
     }
 
+    /// Gives up what is left of the request, since the upstream takes no more of it. True if it has begun
+    /// to answer, which is still to be read.
+    pub async fn stop_asking(&mut self) -> bool {
+        // What cannot be sent must not stand in the way of what is read.
+        self.transport.unsent().clear();
+        if self.read.is_empty() {
+            let _ = within(Duration::ZERO, self.fill()).await;
+        }
+        !self.read.is_empty()
+    }
+
     async fn flush(&mut self) -> Result<()> {
         match within(self.waits.write, self.transport.flush()).await {
             Ok(Ok(())) => Ok(()),

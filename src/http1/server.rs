@@ -19,6 +19,10 @@ use crate::transport::Transport;
 /// Most bytes of a body that are kept for another try.
 const REPLAY: usize = 64 * 1024;
 
+/// Longest time, and most bytes, for which the rest of a body is taken that nobody wants.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
 /// A request, its body, and the answer to it.
 #[derive(Debug)]
 pub struct Session {
@@ -208,12 +212,22 @@ impl Session {
             let length = self.length_of(head);
             // Nothing but the end of the connection ends such a body.
             self.keep &= length != Length::UntilEnd;
+            // A client that waited for a word before it sent its body may not send it any more (RFC 9110
+            // section 10.1.1): nobody knows what comes next.
+            self.keep &= !self.may_be_silent();
             self.answer = Some(Writer::new(length));
         }
         let keep = (!interim).then_some(self.keep);
         response::put(self.transport.unsent(), head, keep);
         self.status = Some(head.status);
         if interim || self.transport.is_full() { self.flush().await } else { Ok(()) }
+    }
+
+    /// Whether the client waits for leave to send its body, and has sent nothing of it.
+    fn may_be_silent(&self) -> bool {
+        !self.body.is_over()
+            && self.received == 0
+            && self.request.headers.contains_key(header::EXPECT)
     }
 
     /// Length of an answer's body (RFC 9112 section 6.3).
@@ -277,6 +291,7 @@ impl Session {
         self.finish_body().await?;
         if !self.keep {
             self.shutdown().await;
+            self.linger().await;
             return Ok(None);
         }
         if !self.body.is_over() {
@@ -293,6 +308,24 @@ impl Session {
             self.read = BytesMut::new();
         }
         Ok(Some((self.transport, self.read)))
+    }
+
+    /// Takes some of the body that nobody wants: to close with bytes unread would reset the connection and
+    /// take the answer back (RFC 9112 section 9.6).
+    async fn linger(&mut self) {
+        if self.may_be_silent() {
+            return;
+        }
+        let mut taken = 0;
+        let rest = async {
+            while taken < LINGER_BYTES
+                && let Ok(Some(bytes)) = self.read_body().await
+            {
+                taken += bytes.len();
+            }
+        };
+        // In time or not, the connection ends now.
+        let _ = within(LINGER, rest).await;
     }
 
     /// The connection, and what was read behind the request's head.

@@ -195,8 +195,11 @@ impl Answer {
         };
         match write.await {
             Ok(()) => Ok(()),
-            Err(error) if *error.etype() == ErrorType::WriteTimedout => Err(error.into_up()),
-            Err(_) => {
+            Err(error) => {
+                let answers = upstream.http.stop_asking().await;
+                if *error.etype() == ErrorType::WriteTimedout && !answers {
+                    return Err(error.into_up());
+                }
                 // It may have answered before it stopped taking: that is still to be read.
                 upload.over = true;
                 upload.broken = true;
@@ -223,9 +226,7 @@ impl Answer {
         let ends = frame(&mut head, request.version, bodyless);
         let allowed = plan.route.row.compress && !bodyless;
         let mut compression = compression::start(request, &mut head, allowed)?;
-        if unsent || ends {
-            // The client may not send the body any more (RFC 9110 section 10.1.1): nobody knows what
-            // comes next. Or the end of the connection is that of the answer.
+        if ends {
             session.close_after();
         }
         session.write_head(head).await?;

@@ -153,3 +153,30 @@ async fn a_request_leaves_when_its_answer_is_waited_for() {
     let count = theirs.read(&mut read).await.unwrap();
     assert_eq!(&read[..count], b"0\r\n\r\n");
 }
+
+#[tokio::test]
+async fn an_upstream_that_takes_no_more_is_heard_all_the_same() {
+    let refusal = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
+    let piece = vec![b'x'; 256 * 1024];
+    for (answers, closes) in [(true, true), (true, false), (false, false)] {
+        let (mut exchange, mut theirs) = exchange(Method::POST).await;
+        exchange.waits.write = Duration::from_millis(50);
+        exchange.write_head(b"POST / HTTP/1.1\r\n\r\n", Length::Chunks).await.unwrap();
+        if answers {
+            theirs.write_all(refusal).await.unwrap();
+        }
+        // A close with bytes unread resets the connection.
+        let kept = (!closes).then_some(theirs);
+        let error = loop {
+            if let Err(error) = exchange.write_body(&piece).await {
+                break error;
+            }
+        };
+        assert_eq!(*error.etype() == ErrorType::WriteTimedout, !closes, "{error}");
+        assert_eq!(exchange.stop_asking().await, answers, "closes: {closes}");
+        if answers {
+            assert_eq!(exchange.read_head().await.unwrap().status, 413);
+        }
+        drop(kept);
+    }
+}
