@@ -95,7 +95,7 @@ fn write(record: &Record, duration: Duration) {
 }
 
 /// Our own events at the configured level. Of the libraries only warnings: below that level they
-/// print request heads.
+/// print request heads. Of the resolver none: they print names, which may be those of desktops.
 fn filter(level: Level) -> EnvFilter {
     let level = match level {
         Level::Error => "error",
@@ -103,5 +103,6 @@ fn filter(level: Level) -> EnvFilter {
         Level::Info => "info",
         Level::Debug => "debug",
     };
-    EnvFilter::new(format!("warn,deskgate={level},access={level},tunnel={level}"))
+    let quiet = "hickory_net=off,hickory_proto=off,hickory_resolver=off";
+    EnvFilter::new(format!("warn,{quiet},deskgate={level},access={level},tunnel={level}"))
 }

@@ -12,10 +12,13 @@ use crate::respond;
 use crate::session::Session;
 use crate::tunnel::registry::Registry;
 
+/// A token that is good for longer is as good as one for ever; times stay far from overflow.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// When the token is over that this desktop came from.
 pub(super) fn expiry(desktop: &Desktop) -> Instant {
     let left = Duration::from_secs(desktop.expires).saturating_sub(clock::now().wall);
-    Instant::now() + left
+    Instant::now() + left.min(FOREVER)
 }
 
 /// Answers with the number of tunnels whose deadline moved.
@@ -29,7 +32,11 @@ pub(super) async fn serve(
         return Err(Error::PostOnly.into());
     }
     let Some(desktop) = &plan.desktop else { return Err(Error::NoRoute.into()) };
-    let renewed = tunnels.renew(pod, expiry(desktop));
+    let expiry = expiry(desktop);
+    // Tunnels from before the pods were known are listed under another name.
+    let (now, before) = (pod, desktop.target.label());
+    let renewed =
+        tunnels.renew(now, expiry) + if before == now { 0 } else { tunnels.renew(&before, expiry) };
     let answer = serde_json::json!({ "renewed": renewed, "expires": desktop.expires });
     respond::write_json(session, &answer.to_string()).await
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Method, Version, header};
 use pingora::http::RequestHeader;
@@ -187,8 +187,12 @@ impl Rooms {
                 let permits = |address| self.authenticator.permits(address);
                 let wanted = Wanted { desktop, port: plan.port, now: clock::wall() };
                 let found = way.desktops.find(&self.upstreams, wanted, permits).await;
+                // What was judged before the wait for a pod may have changed in it.
                 if found.as_ref().is_ok_and(|found| way.revoked.holds(desktop, &found.label)) {
                     return Err(auth::Error::Revoked.into());
+                }
+                if Duration::from_secs(desktop.expires) <= clock::wall() {
+                    return Err(auth::Error::Expired.into());
                 }
                 found
             }

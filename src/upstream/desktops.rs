@@ -82,7 +82,7 @@ impl Desktops {
     ) -> Result<Found, Error> {
         let Wanted { desktop, port, now } = wanted;
         match self {
-            Self::Dns => by_name(upstreams, desktop, port).await,
+            Self::Dns => by_name(upstreams, desktop, port, permits).await,
             Self::Static(table) => in_table(table, &desktop.target, port),
             Self::Kubernetes(watched) => match watched.find(desktop, now).await {
                 Ok(endpoint) if permits(endpoint.address) => Ok(Found {
@@ -91,7 +91,7 @@ impl Desktops {
                     uid: Some(endpoint.uid),
                 }),
                 Ok(_) => Err(Error::DesktopGone),
-                Err(None) => by_name(upstreams, desktop, port).await,
+                Err(None) => by_name(upstreams, desktop, port, permits).await,
                 Err(Some(error)) => Err(error),
             },
         }
@@ -156,8 +156,18 @@ impl Watched {
     }
 }
 
-async fn by_name(upstreams: &Upstreams, desktop: &Desktop, port: u16) -> Result<Found, Error> {
-    let addresses = upstreams.desktop(&desktop.target, port).await?;
+async fn by_name(
+    upstreams: &Upstreams,
+    desktop: &Desktop,
+    port: u16,
+    permits: impl Fn(IpAddr) -> bool,
+) -> Result<Found, Error> {
+    let mut addresses = upstreams.desktop(&desktop.target, port).await?;
+    // A name service may say anything.
+    addresses.retain(|address| permits(address.ip().to_canonical()));
+    if addresses.is_empty() {
+        return Err(Error::DesktopGone);
+    }
     Ok(Found { addresses, label: desktop.target.label().into(), uid: None })
 }
 

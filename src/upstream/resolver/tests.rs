@@ -213,3 +213,34 @@ fn a_server_that_is_no_address_is_named() {
     assert_eq!(key, "dns.servers");
     assert!(message.contains("kube-dns.kube-system"));
 }
+
+#[tokio::test]
+async fn a_desktops_name_leads_only_where_desktops_may_be() {
+    use crate::auth::{Desktop, TargetPolicy, Token};
+    use crate::upstream::Upstreams;
+    use crate::upstream::desktops::{Desktops, Wanted};
+
+    let server = NameServer::start().await;
+    let policy = TargetPolicy::new(Some("desktop.test"), vec!["10.0.0.0/8".parse().unwrap()]);
+    let policy = policy.unwrap();
+    let upstreams = Upstreams::new(server.resolver(""));
+    for (name, address, want) in [
+        ("a.desktop.test", [10, 0, 0, 1], Ok("10.0.0.1:80")),
+        ("b.desktop.test", [169, 254, 169, 254], Err(Error::DesktopGone)),
+        ("c.desktop.test", [127, 0, 0, 1], Err(Error::DesktopGone)),
+        ("d.desktop.test", [8, 8, 8, 8], Err(Error::DesktopGone)),
+    ] {
+        server.set(name, address, 60);
+        let desktop = Desktop {
+            target: policy.confine(name.as_bytes()).unwrap(),
+            expires: 2_000,
+            issued: None,
+            fingerprint: Token::new("x").unwrap().fingerprint(),
+        };
+        let wanted = Wanted { desktop: &desktop, port: 80, now: Duration::from_secs(1_000) };
+        let permits = |address| policy.permits(address);
+        let found = Desktops::Dns.find(&upstreams, wanted, permits).await;
+        let found = found.map(|found| found.addresses);
+        assert_eq!(found, want.map(|address| vec![address.parse().unwrap()]), "{name}");
+    }
+}
