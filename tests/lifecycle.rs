@@ -88,6 +88,50 @@ fn while_it_lingers_everything_is_served() {
     assert!(took < PROMPT, "{took:?}");
 }
 
+const ASK: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+
+#[test]
+fn who_has_connected_and_asked_nothing_yet_has_a_moment_to() {
+    for (signal, line, upgraded) in [("QUIT", "retired", 101), ("TERM", "draining", 503)] {
+        let mut site = silent(LONG);
+        let mut idle = site.client();
+        assert_eq!(idle.ask(ASK).status, 200);
+        let (mut first, mut second) = (site.client(), site.client());
+        site.gateway.signal(signal);
+        site.gateway.wait_for_line(line);
+        // One that was served before is closed, while the others are still waited for.
+        assert_eq!(idle.rest(), b"");
+        second.send(Site::upgrade(&Site::screen()));
+        assert_eq!(second.head().unwrap().status, upgraded, "{signal}");
+        assert_eq!(first.ask(ASK).status, 200, "{signal}");
+        drop((first, second));
+        let (status, took) = site.gateway.wait(Duration::from_secs(10));
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert!(took < PROMPT, "{signal}: {took:?}");
+    }
+}
+
+#[test]
+fn who_waits_to_be_accepted_at_the_end_is_served() {
+    for signal in ["QUIT", "TERM"] {
+        let mut gateway = Gateway::start(LONG);
+        gateway.signal("STOP");
+        let connect = || {
+            let mut client = Client::connect(gateway.address());
+            client.send(ASK);
+            client
+        };
+        let clients: Vec<_> = std::iter::repeat_with(connect).take(50).collect();
+        gateway.signal(signal);
+        gateway.signal("CONT");
+        for mut client in clients {
+            assert_eq!(client.response().status, 200, "{signal}");
+        }
+        let (status, _) = gateway.wait(Duration::from_secs(10));
+        assert_eq!(status.code(), Some(0), "{signal}");
+    }
+}
+
 fn silent_tunnel(site: &Site) -> Client {
     let mut client = site.client();
     client.send(Site::upgrade(&Site::screen()));

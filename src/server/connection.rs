@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::lifecycle::HEADS;
 use super::stage::Stage;
 use super::{http2, plain, proxy_protocol};
 use crate::admission::{Admission, Refusal, Seat};
@@ -24,7 +25,7 @@ use crate::http1::{HEAD_BUFFER, within};
 use crate::proxy::{Gateway, trail};
 use crate::respond;
 use crate::session::Session;
-use crate::telemetry::access_log::Record;
+use crate::telemetry::access_log::{Connected, Record};
 use crate::tls::{self, AcceptError, Acceptor};
 use crate::transport::{SocketPolicy, Transport, Wire};
 use crate::upstream::pool::{Pool, SWEEP};
@@ -86,15 +87,19 @@ impl Connections {
         SocketPolicy::of_clients(self.gateway.rooms().listen.write_timeout)
     }
 
-    /// Serves one connection to its end.
+    /// Counts a connection that is to be served, or somebody who may still take one.
+    pub(super) fn connect(&self) -> Connected {
+        self.gateway.in_flight.connect()
+    }
+
+    /// Serves one connection to its end. It is counted before its task first runs.
     pub(super) async fn serve(
         self: Arc<Self>,
-        mut tcp: TcpStream,
-        peer: SocketAddr,
+        (mut tcp, peer): (TcpStream, SocketAddr),
         tls: Option<Acceptor>,
         mut seat: Seat,
+        _connected: Connected,
     ) {
-        let _connected = self.gateway.in_flight.connect();
         let peer = {
             let rooms = self.gateway.rooms();
             proxy_protocol::read_from(&mut tcp, peer, &rooms.listen.proxy_protocol).await
@@ -138,14 +143,17 @@ impl Connections {
     async fn requests(&self, mut transport: Box<Transport>) {
         let mut read = BytesMut::new();
         let mut stage = self.stage.clone();
+        let mut grace = HEADS;
         loop {
             // Settings are those of now, for each request anew.
             let rooms = self.gateway.rooms();
             let listen = &rooms.listen;
-            if read.is_empty() && !first_bytes(listen, &mut transport, &mut read, &mut stage).await
+            if read.is_empty()
+                && !first_bytes(listen, &mut transport, &mut read, &mut stage, grace).await
             {
                 return;
             }
+            grace = Duration::ZERO;
             let request = match read_head(listen, &mut transport, &mut read).await {
                 Ok(Some(request)) => request,
                 Ok(None) => return,
@@ -227,18 +235,25 @@ async fn answer(to: &mut Transport, answer: &[u8], record: Record) {
 }
 
 /// Waits for a request to begin. False if the client closes, or says nothing for too long or until
-/// idle connections are closed.
+/// idle connections are closed, and for the time of `grace` after that.
 async fn first_bytes(
     listen: &Listen,
     transport: &mut Transport,
     read: &mut BytesMut,
     stage: &mut watch::Receiver<Stage>,
+    grace: Duration,
 ) -> bool {
     read.reserve(HEAD_BUFFER);
+    let closed = async {
+        drop(stage.wait_for(|stage| *stage > Stage::Serving).await);
+        if !grace.is_zero() {
+            sleep(grace).await;
+        }
+    };
     tokio::select! {
         biased;
         first = transport.read_within(listen.keepalive, read) => matches!(first, Ok(Ok(1..))),
-        _ = stage.wait_for(|stage| *stage > Stage::Serving) => false,
+        () = closed => false,
     }
 }
 

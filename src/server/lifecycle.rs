@@ -24,8 +24,8 @@ use crate::tunnel::ends::End;
 /// How often the number of requests under way is looked at while draining.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Time for connections that were accepted last to send their request.
-const HEADS: Duration = Duration::from_secs(1);
+/// Time for connections that were accepted last to send their first request.
+pub(super) const HEADS: Duration = Duration::from_secs(1);
 
 /// Time for tunnels to pass on that they end at once.
 const MOMENT: Duration = Duration::from_millis(1200);
@@ -94,8 +94,9 @@ impl Lifecycle {
         // Probes and operators are for the process that has taken over.
         self.operators.abort();
         info!(under_way = in_flight.count(), limit = ?self.server.retire, "retired");
+        let now = Instant::now();
         tokio::select! {
-            () = until(Instant::now() + self.server.retire, || in_flight.count() == 0) => {}
+            () = until(now + self.server.retire, || self.is_quiet(now + HEADS)) => {}
             () = either(term, int) => {}
         }
     }
@@ -114,18 +115,26 @@ impl Lifecycle {
         let limit = self.server.drain;
         info!(under_way = in_flight.count(), ?limit, "draining");
         let deadline = Instant::now() + limit;
+        let heads = Instant::now() + HEADS;
         drain(&self.gateway.tunnels, limit).await;
-        until(deadline, || {
+        until(deadline.max(heads), || {
             // A pod may only now have accepted an upgrade that was under way before.
             self.gateway.tunnels.close_where(|_| true, End::Drain);
-            in_flight.count() == 0
+            self.is_quiet(heads)
         })
         .await;
-        // Who has connected and not asked yet has a moment to; idle connections are closed by now.
-        until(Instant::now() + HEADS, || in_flight.connections() == 0).await;
         if in_flight.count() > 0 {
             self.stop().await;
         }
+    }
+
+    /// Whether nothing is under way, and nothing will be: who has connected and not asked yet has until
+    /// `heads` to. Idle connections are closed.
+    fn is_quiet(&self, heads: Instant) -> bool {
+        let in_flight = &self.gateway.in_flight;
+        // In this order: a connection is counted until its tunnel is.
+        let asked = in_flight.connections() == 0 || Instant::now() >= heads;
+        asked && in_flight.count() == 0
     }
 
     /// Tells every tunnel, and gives it a moment to pass that on.

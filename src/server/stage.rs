@@ -8,7 +8,7 @@ pub(super) enum Stage {
     /// Connections are accepted.
     Serving,
     /// Another process accepts from the same sockets: nothing more is taken from them, and idle
-    /// connections are closed.
+    /// connections are closed. One that has asked nothing yet has a moment to.
     HandedOver,
     /// What has connected is taken, then the sockets are closed; idle connections are, too.
     Closed,

@@ -1,7 +1,7 @@
 //! A worker: one thread that accepts connections and serves them to their end.
 
 use std::io;
-use std::net::TcpListener as BoundListener;
+use std::net::{SocketAddr, TcpListener as BoundListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ async fn accept(
     connections: Arc<Connections>,
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
+    // The process does not end before it is known who had connected.
+    let _accepting = connections.connect();
     let counted = connections.admission().listener(socket.local_addr()?);
     // Connections have the options of their listener: set once, they cost none of them a call.
     let mut policy = connections.sockets();
@@ -89,7 +91,10 @@ async fn accept(
     let serve = |tcp, peer| {
         let connections = Arc::clone(&connections);
         match connections.admission().connect(&counted) {
-            Ok(seat) => drop(tokio::spawn(connections.serve(tcp, peer, tls.clone(), seat))),
+            Ok(seat) => {
+                let connected = connections.connect();
+                drop(tokio::spawn(connections.serve((tcp, peer), tls.clone(), seat, connected)));
+            }
             Err(refusal) => {
                 let turn_away =
                     async move { connections.turn_away(tcp, peer, secure, refusal).await };
@@ -132,12 +137,16 @@ async fn accept(
         }
     };
     if next == Stage::Closed {
-        // The kernel resets what is left in the queue of a socket that closes.
-        let listener = listener.into_std()?;
-        while let Ok((tcp, peer)) = listener.accept() {
-            tcp.set_nonblocking(true)?;
-            serve(TcpStream::from_std(tcp)?, peer);
-        }
+        take_rest(&listener.into_std()?, serve)?;
+    }
+    Ok(())
+}
+
+/// Takes who waits to be accepted: the kernel resets what is left in the queue of a socket that closes.
+fn take_rest(listener: &BoundListener, serve: impl Fn(TcpStream, SocketAddr)) -> io::Result<()> {
+    while let Ok((tcp, peer)) = listener.accept() {
+        tcp.set_nonblocking(true)?;
+        serve(TcpStream::from_std(tcp)?, peer);
     }
     Ok(())
 }

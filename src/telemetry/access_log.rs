@@ -41,7 +41,7 @@ impl InFlight {
         Connected(self.clone())
     }
 
-    /// How many clients are connected, tunnels not counted.
+    /// How many clients are connected, tunnels not counted; a listener that still accepts counts as one.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.0.connections.load(Ordering::Relaxed)
