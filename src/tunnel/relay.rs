@@ -189,7 +189,7 @@ struct Relay<C, P> {
     tunnel: Tunnel,
     /// When something was last received.
     last: Instant,
-    /// Which side ended first.
+    /// Which side ended first: the pod, if it was given up.
     first: Option<End>,
     /// Which side sent a Close frame first. The pod, a server, is then the first to end either way
     /// (RFC 6455 §7.1.1).
@@ -278,14 +278,18 @@ where
         };
         match (broken, &self.closing) {
             (None, None) if self.up.muted() => self.poll_last_words(down.is_ready()),
-            (Some((Broken::Writer, false)), None) if !self.down.blocked() => {
-                // The pod hears nothing any more, but what it said before may not have been read yet.
+            (Some((Broken::Writer, false)), None) => {
+                // The pod hears nothing any more, but what it said before may not have been read yet,
+                // or not have been taken by the client, which has as long as after an end.
                 self.up.give_up(Broken::Writer);
+                self.first.get_or_insert(End::PodLost);
+                self.last = Instant::now();
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
             (Some((_, client)), None) => {
-                Poll::Ready(if client { End::ClientLost } else { End::PodLost })
+                let lost = if client { End::ClientLost } else { End::PodLost };
+                Poll::Ready(self.goodbye.unwrap_or(lost))
             }
             (Some((_, true)), Some(closing)) => Poll::Ready(closing.end),
             (Some((broken, false)), Some(_)) => {
@@ -301,10 +305,9 @@ where
         }
     }
 
-    /// Ready when a pod that hears nothing has no more to say, or the client does not take it.
+    /// Ready when a pod that hears nothing has no more to say, and the client has taken it all.
     fn poll_last_words(&self, all: bool) -> Poll<End> {
-        let end = self.goodbye.unwrap_or(End::PodLost);
-        if all || self.down.blocked() { Poll::Ready(end) } else { Poll::Pending }
+        if all { Poll::Ready(self.goodbye.unwrap_or(End::PodLost)) } else { Poll::Pending }
     }
 
     /// Notes what was received and delivered; `up` and `down` are the bytes delivered until then.
@@ -328,7 +331,9 @@ where
         if self.goodbye.is_none() && (up || down) {
             self.goodbye = Some(if up { End::ClientClose } else { End::PodClose });
         }
-        if client || pod || ended && moved {
+        // What is said to a pod that was given up is dropped, and holds nothing open.
+        let client = client && !self.up.muted();
+        if client || pod || (ended || self.first.is_some()) && moved {
             self.last = now;
         }
         if std::mem::take(&mut self.client.data) {

@@ -187,6 +187,17 @@ async fn a_broken_side_is_named() {
     assert_eq!(rig.relay.await.unwrap().end, End::ClientLost);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_side_that_breaks_after_a_close_frame_was_not_lost() {
+    let mut rig = start(QUIET);
+    rig.pod.write_all(&plain(0x88, &[3, 232])).await.unwrap();
+    assert_eq!(read_frame(&mut rig.client).await.unwrap(), (0x88, vec![3, 232]));
+    drop(rig.client);
+    assert_eq!(read_to_end(&mut rig.pod).await, b"");
+    rig.pod.write_all(b"anyone?").await.unwrap();
+    assert_eq!(rig.relay.await.unwrap().end, End::PodClose);
+}
+
 /// A pod that has said something and is gone: writes fail before what it said can be read.
 struct Gone(std::collections::VecDeque<&'static [u8]>);
 
@@ -232,6 +243,73 @@ async fn the_last_words_of_a_pod_that_hears_nothing_arrive() {
         client.write_all(&masked(0x82, b"key")).await.unwrap();
         assert_eq!(read_to_end(&mut client).await, [&b"\x82\x01a"[..], last].concat());
         assert_eq!(relay.await.unwrap().end, end);
+    }
+}
+
+/// What a pod has said, in pieces: a frame of 400,000 bytes and a Close frame.
+fn picture() -> Vec<&'static [u8]> {
+    const PIECE: &[u8] = &[7; 10_000];
+    let mut said = vec![b"\x82\x7f\0\0\0\0\0\x06\x1a\x80" as &[u8]];
+    said.extend([PIECE; 40]);
+    said.push(&[0x88, 2, 3, 232]);
+    said
+}
+
+/// A running relay between a client that has typed, before or after its pipe was full, and a pod that
+/// is gone.
+async fn with_last_words(typed_before: bool) -> (DuplexStream, JoinHandle<Outcome>) {
+    let (mut client, near) = duplex(1000);
+    let tunnel = Registry::default().open(info(None));
+    let pod = Gone(picture().into());
+    let relay = tokio::spawn(relay(near, pod, Early::default(), tunnel, QUIET));
+    if !typed_before {
+        sleep(seconds(1)).await;
+    }
+    client.write_all(&masked(0x82, b"key")).await.unwrap();
+    sleep(seconds(1)).await;
+    (client, relay)
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_words_wait_for_a_client_that_takes_them_later() {
+    for typed_before in [true, false] {
+        let (mut client, relay) = with_last_words(typed_before).await;
+        assert!(!relay.is_finished());
+        sleep(HALF_CLOSED - seconds(2)).await;
+        assert!(read_to_end(&mut client).await == picture().concat());
+        assert_eq!(relay.await.unwrap().end, End::PodClose);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_words_arrive_at_the_pace_of_the_client() {
+    for typed_before in [true, false] {
+        let (mut client, relay) = with_last_words(typed_before).await;
+        let (mut heard, mut piece) = (Vec::new(), [0; 1000]);
+        while let count @ 1.. = client.read(&mut piece).await.unwrap() {
+            heard.extend_from_slice(&piece[..count]);
+            sleep(HALF_CLOSED - seconds(2)).await;
+        }
+        assert!(heard == picture().concat());
+        assert_eq!(relay.await.unwrap().end, End::PodClose);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_words_do_not_wait_for_ever() {
+    for typed_before in [true, false] {
+        let begun = Instant::now();
+        let (mut client, relay) = with_last_words(typed_before).await;
+        let typing = tokio::spawn(async move {
+            // Which shows that it is there, not that it takes anything.
+            while client.write_all(&masked(0x82, b"key")).await.is_ok() {
+                sleep(seconds(1)).await;
+            }
+        });
+        let outcome = timeout(HALF_CLOSED * 2, relay).await.unwrap().unwrap();
+        assert_eq!(outcome.end, End::HalfClosed);
+        assert!((30..=31).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        typing.await.unwrap();
     }
 }
 
