@@ -176,6 +176,18 @@ fn a_drain_makes_it_unready_and_refuses_new_tunnels() {
     assert_eq!(socket.read().unwrap(), "still".into());
 }
 
+#[test]
+fn after_a_drain_the_process_takes_its_time_to_end_as_ever() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let text = format!("[admin]\nlisten = [\"{address}\"]\n[server]\nlinger = \"60s\"\n");
+    let site = Site::configured(&text);
+    site.gateway.wait_for_line("admin interface listening");
+    assert!((200..300).contains(&ask(address, "POST", "/admin/drain", "").status));
+    site.gateway.signal("TERM");
+    site.gateway.wait_for_line("\"leaving\"");
+    assert_eq!(site.get("/API", "").status, 200);
+}
+
 /// The fingerprint that the log has of a token.
 fn fingerprint(token: &str) -> String {
     deskgate::auth::Token::new(token).unwrap().fingerprint().to_string()
