@@ -2,7 +2,7 @@
 //!
 //! One task lists and watches the EndpointSlices of one service; [`Pods::judge`] compares a token
 //! with what it saw. A request never waits for the API: an outage leaves the last known pods in
-//! use, and [`Pods::status`] says how old they are.
+//! use, for new tokens (`BELIEVED`), and [`Pods::status`] says how old they are.
 //!
 //! ```text
 //! api (bytes) -> slices (pods) -> identity (who owned what when) -> Pods (judge, wait, report)
@@ -40,6 +40,15 @@ use identity::{History, Issue};
 /// older one is of a pod that is gone.
 const FRESH: Duration = Duration::from_secs(15);
 
+/// Longest that tokens of any age are judged by a picture that nothing has proved since. After it only
+/// tokens are believed that are younger than this.
+///
+/// An address may be given on while nobody tells us, and a token from before opens the next owner's pod
+/// for as long as the token lives. A new one comes from pyos, which knows whose address it is now. So an
+/// outage keeps no desktop from a page that renews its token, and shuts an old one out. A healthy server
+/// proves the picture in every watch, which is given up after 35 s: a minute is nearly twice that.
+const BELIEVED: Duration = Duration::from_secs(60);
+
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
@@ -51,8 +60,12 @@ pub struct Moment {
 
 impl Moment {
     fn millis(self) -> i64 {
-        i64::try_from(self.wall.as_millis()).unwrap_or(i64::MAX)
+        millis(self.wall)
     }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Reads both clocks.
@@ -90,9 +103,25 @@ pub struct PodView {
 
 type GoneCallback = Box<dyn Fn(&Arc<str>) + Send + Sync>;
 
+/// What is known, and since when it is not proved. Published as one.
+struct Picture {
+    history: Arc<History>,
+    /// When the pods were last proved to be all there are.
+    proof: Option<Instant>,
+}
+
+impl Picture {
+    /// Whether this is too old for a token of that age: its address may be another pod's by now.
+    fn is_too_old(&self, issue: Issue, now: Moment) -> bool {
+        let age = self.proof.map(|proof| now.mono.saturating_duration_since(proof));
+        age.is_none_or(|age| age > BELIEVED)
+            && issue.may_precede(now.millis().saturating_sub(millis(BELIEVED)))
+    }
+}
+
 /// What the watch writes and everybody reads.
 struct Shared {
-    history: ArcSwap<History>,
+    picture: ArcSwap<Picture>,
     /// Counts publications; wakes those who wait for one.
     changes: signal::Sender<u64>,
     health: Health,
@@ -130,28 +159,35 @@ impl Pods {
     /// Begins to watch, on the current tokio runtime. Nothing is known at first.
     #[must_use]
     pub fn start(settings: Settings, clock: Clock) -> Self {
-        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let history = Arc::new(History::new(millis(settings.memory)));
         let shared = Arc::new(Shared {
-            history: ArcSwap::from_pointee(History::new(millis(settings.memory))),
+            picture: ArcSwap::from_pointee(Picture { history, proof: None }),
             changes: signal::Sender::new(0),
             health: Health::new(),
             gone: Mutex::new(Vec::new()),
             clock,
             skew: millis(settings.skew),
         });
-        let book = Book::new(Arc::clone(&shared), settings.memory);
+        let book = Book::new(Arc::clone(&shared));
         let Settings { server, namespace, service, watch_timeout, .. } = settings;
         let api = Api::new(server, &namespace, &service, watch_timeout);
         let task = tokio::spawn(watch::run(api, book));
         Self { shared, _watch: Arc::new(Watching(task)) }
     }
 
-    /// What a token for this host, issued at this Unix time in seconds, means at `now` (time since
-    /// the Unix epoch). Takes no lock; for every request.
+    /// What a token for this host, issued at this Unix time in seconds, means at `now`. Takes no
+    /// lock; for every request.
     #[must_use]
-    pub fn judge(&self, host: Host<'_>, issued: Option<u64>, now: Duration) -> Verdict {
-        let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-        self.shared.history.load().judge(host, Issue { issued, now, skew: self.shared.skew })
+    pub fn judge(&self, host: Host<'_>, issued: Option<u64>, now: Moment) -> Verdict {
+        let picture = self.shared.picture.load();
+        let issue = Issue { issued, now: now.millis(), skew: self.shared.skew };
+        let verdict = picture.history.judge(host, issue);
+        if let Verdict::Allow(endpoint) = &verdict
+            && picture.is_too_old(issue, now)
+        {
+            return Verdict::Ambiguous(endpoint.clone());
+        }
+        verdict
     }
 
     /// Like [`Pods::judge`], but waits up to `limit` for a pod that may yet take connections: it is
@@ -166,12 +202,12 @@ impl Pods {
         let mut changes = self.shared.changes.subscribe();
         let deadline = tokio::time::Instant::now() + limit;
         loop {
-            let now = (self.shared.clock)().wall;
+            let now = (self.shared.clock)();
             let verdict = self.judge(host, issued, now);
             let waits = match verdict {
                 Verdict::NotReady(_) | Verdict::Unsynced => true,
                 Verdict::NotFound => issued
-                    .is_some_and(|issued| Duration::from_secs(issued).saturating_add(FRESH) > now),
+                    .is_some_and(|at| Duration::from_secs(at).saturating_add(FRESH) > now.wall),
                 Verdict::Allow(_) | Verdict::Ending | Verdict::Reused | Verdict::Ambiguous(_) => {
                     false
                 }
@@ -202,14 +238,14 @@ impl Pods {
     /// have left before.
     #[must_use]
     pub fn lists(&self, uid: &str) -> bool {
-        self.shared.history.load().lists(uid)
+        self.shared.picture.load().history.lists(uid)
     }
 
     /// Every listed pod, by name.
     #[must_use]
     pub fn list(&self) -> Vec<PodView> {
         let now = (self.shared.clock)().millis();
-        let history = self.shared.history.load_full();
+        let history = Arc::clone(&self.shared.picture.load().history);
         let view = |(pod, since): (&identity::Pod, i64)| PodView {
             name: Arc::clone(&pod.name),
             uid: Arc::clone(&pod.uid),
@@ -224,7 +260,7 @@ impl Pods {
     /// How current all this is.
     #[must_use]
     pub fn status(&self) -> Status {
-        let pods = self.shared.history.load().len();
+        let pods = self.shared.picture.load().history.len();
         self.shared.health.status(pods, (self.shared.clock)().mono)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -51,7 +51,7 @@ fn address(text: &str) -> Host<'_> {
 }
 
 fn judge(pods: &Pods, host: &str) -> &'static str {
-    pods.judge(address(host), issued(0), now().wall).reason()
+    pods.judge(address(host), issued(0), now()).reason()
 }
 
 fn names(pods: &Pods) -> Vec<String> {
@@ -354,8 +354,44 @@ async fn an_outage_of_any_length_keeps_the_state() {
 
 /// A token that will have been issued some seconds from now.
 fn judge_at(pods: &Pods, host: &str, later: i64) -> &'static str {
-    let wall = now().wall + Duration::from_secs(10);
-    pods.judge(address(host), issued(later), wall).reason()
+    pods.judge(address(host), issued(later), after(10)).reason()
+}
+
+/// So many seconds from now, on both clocks.
+fn after(seconds: u64) -> Moment {
+    let (now, time) = (now(), Duration::from_secs(seconds));
+    Moment { wall: now.wall + time, mono: now.mono + time }
+}
+
+#[tokio::test]
+async fn without_news_only_new_tokens_open_what_was_known() {
+    let api = FakeApi::start();
+    api.bookmarks(Duration::from_millis(200));
+    let passed = Arc::new(AtomicU64::new(0));
+    let passes = Arc::clone(&passed);
+    let clock = move || after(passes.load(Ordering::Relaxed));
+    let pods = Pods::start(settings(api.address, Transport::Plain), Arc::new(clock));
+    eventually("a watch", || api.watches() > 0).await;
+    api.set(Endpoint::ready("a", "10.0.0.1"));
+    listed(&pods, "pod-a").await;
+    api.fail(Break::Drop);
+    eventually("the end", || !synced(&pods)).await;
+    let judge = |token, at| pods.judge(address("10.0.0.1"), token, after(at)).reason();
+    let (old, later) = (issued(3), issued(40));
+    assert_eq!(judge(old, 45), "allow", "what was true a moment ago");
+    // Its pod may have ended, and its address be another user's.
+    assert_eq!(judge(old, 120), "ambiguous");
+    assert_eq!(
+        judge(later, 120),
+        "ambiguous",
+        "issued since the last proof, and as doubtful by now"
+    );
+    assert_eq!(judge(issued(110), 120), "allow", "whoever issues tokens knows better");
+    // It is told again: nothing has changed meanwhile.
+    passed.store(120, Ordering::Relaxed);
+    api.fail(Break::None);
+    eventually("a proof", || judge(old, 120) == "allow").await;
+    assert_eq!(judge(later, 120), "allow");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -445,7 +481,7 @@ async fn an_address_given_on_is_closed_to_the_old_token_and_its_connections() {
     listed(&pods, "pod-ida").await;
     let token = issued(0);
     let judge = |token| {
-        let verdict = pods.judge(address("10.0.0.7"), token, now().wall);
+        let verdict = pods.judge(address("10.0.0.7"), token, now());
         let uid = match &verdict {
             Verdict::Allow(endpoint) | Verdict::Ambiguous(endpoint) => endpoint.uid.to_string(),
             _ => String::new(),
@@ -519,7 +555,7 @@ async fn names_and_views() {
     api.set(Endpoint::terminating("c", "10.0.0.3"));
     listed(&pods, "pod-c").await;
     for name in ["desk", "pod-b"] {
-        match pods.judge(Host::Name(name), issued(0), now().wall) {
+        match pods.judge(Host::Name(name), issued(0), now()) {
             Verdict::Allow(endpoint) => assert_eq!(endpoint.address.to_string(), "10.0.0.2"),
             other => panic!("{name}: {other:?}"),
         }

@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::api::{Fault, Listing};
 use super::identity::{Change, History, Pod};
 use super::slices::{Slice, Slices};
-use super::{Moment, Shared};
+use super::{Moment, Picture, Shared};
 
 /// Time for a pod that is moved from one slice to another to be listed again. One that is not has left:
 /// its tunnels end within a second of it.
@@ -28,22 +28,28 @@ pub(super) struct Book {
     shared: Arc<Shared>,
     slices: Slices,
     history: History,
+    /// The history that everybody sees.
+    shown: Arc<History>,
+    /// When the pods were last proved to be all there are.
+    proof: Option<std::time::Instant>,
     /// Pods that are no longer listed, and when to report them as gone.
     leaving: HashMap<Arc<str>, (Instant, Arc<Pod>)>,
     /// When the clocks were last compared.
     compared: Moment,
-    /// Something is not published yet.
+    /// Something in the history is not published yet.
     news: bool,
 }
 
 impl Book {
-    pub(super) fn new(shared: Arc<Shared>, memory: Duration) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         let compared = (shared.clock)();
-        let memory = i64::try_from(memory.as_millis()).unwrap_or(i64::MAX);
+        let shown = Arc::clone(&shared.picture.load().history);
         Self {
             shared,
             slices: Slices::default(),
-            history: History::new(memory),
+            history: History::clone(&shown),
+            shown,
+            proof: None,
             leaving: HashMap::new(),
             compared,
             news: false,
@@ -85,6 +91,7 @@ impl Book {
         self.slices = slices;
         tracing::info!(pods = self.history.len(), changes = changes.len(), "pods listed");
         self.news = true;
+        self.proof = self.proof.max(Some(asked.mono));
         // First what is seen, then who is gone: who asks in between must not be told the old.
         self.publish();
         self.hurry();
@@ -139,16 +146,21 @@ impl Book {
 
     fn proved(&mut self, now: Moment) {
         self.history.confirm(now.millis());
+        self.proof = self.proof.max(Some(now.mono));
         self.shared.health.proved(now.mono);
     }
 
-    /// Shows the state to everybody, if it is new.
+    /// Shows the state to everybody, and wakes those who wait if there is news.
     pub(super) fn publish(&mut self) {
-        if !std::mem::take(&mut self.news) {
-            return;
+        let news = std::mem::take(&mut self.news);
+        if news {
+            self.shown = Arc::new(self.history.clone());
         }
-        self.shared.history.store(Arc::new(self.history.clone()));
-        self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+        let picture = Picture { history: Arc::clone(&self.shown), proof: self.proof };
+        self.shared.picture.store(Arc::new(picture));
+        if news {
+            self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     /// Reports departures when they are due. Never ends.

@@ -14,7 +14,7 @@
 //! - The clocks of the token's issuer and of this host differ by at most the `skew` given.
 //! - A pod that stays listed keeps its hosts (a pod's uid and address end together).
 //! - What was seen last still holds. While the API is out of reach this grows old, for an address
-//!   given on meanwhile too; how old it is, is for the caller to weigh.
+//!   given on meanwhile too; how old it is, the caller weighs (`Pods::judge`).
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -176,6 +176,11 @@ impl Issue {
         let window = (from.checked_sub(self.skew)?, from.checked_add(self.skew + 999)?);
         // A token from the future: the clocks differ by more than was assumed.
         (window.0 <= self.now).then_some(window)
+    }
+
+    /// Whether the token may have been issued before this moment.
+    pub(super) fn may_precede(self, moment: i64) -> bool {
+        self.window().is_none_or(|(earliest, _)| earliest < moment)
     }
 }
 

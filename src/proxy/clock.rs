@@ -10,7 +10,7 @@ pub(crate) fn now() -> Now {
 }
 
 /// The time since 1970.
-pub(super) fn wall() -> Duration {
+fn wall() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads it for decisions")]
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

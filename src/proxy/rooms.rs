@@ -185,13 +185,13 @@ impl Rooms {
             }
             (_, Some(desktop)) => {
                 let permits = |address| self.authenticator.permits(address);
-                let wanted = Wanted { desktop, port: plan.port, now: clock::wall() };
+                let wanted = Wanted { desktop, port: plan.port, now: clock::now() };
                 let found = way.desktops.find(&self.upstreams, wanted, permits).await;
                 // What was judged before the wait for a pod may have changed in it.
                 if found.as_ref().is_ok_and(|found| way.revoked.holds(desktop, &found.label)) {
                     return Err(auth::Error::Revoked.into());
                 }
-                if Duration::from_secs(desktop.expires) <= clock::wall() {
+                if Duration::from_secs(desktop.expires) <= clock::now().wall {
                     return Err(auth::Error::Expired.into());
                 }
                 found

@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::{Error, Upstreams};
-use crate::auth::{Desktop, Target};
-use crate::discovery::{Endpoint, Host, Pods, Verdict};
+use crate::auth::{Desktop, Now, Target};
+use crate::discovery::{Endpoint, Host, Moment, Pods, Verdict};
 
 /// Where desktops are found.
 #[derive(Clone, Debug)]
@@ -52,8 +52,8 @@ pub struct Wanted<'a> {
     pub desktop: &'a Desktop,
     /// Port of the pod.
     pub port: u16,
-    /// This moment, since the Unix epoch.
-    pub now: Duration,
+    /// This moment.
+    pub now: Now,
 }
 
 /// A pod that may be connected to.
@@ -109,11 +109,12 @@ impl Desktops {
 
 impl Watched {
     /// The pod; an error without a value says that DNS is to be asked.
-    async fn find(&self, desktop: &Desktop, now: Duration) -> Result<Endpoint, Option<Error>> {
+    async fn find(&self, desktop: &Desktop, now: Now) -> Result<Endpoint, Option<Error>> {
         let host = match &desktop.target {
             Target::Name(name) => Host::Name(name.label()),
             Target::Address(address) => Host::Address(address.ip()),
         };
+        let now = Moment { wall: now.wall, mono: now.mono };
         let mut verdict = self.pods.judge(host, desktop.issued, now);
         if matches!(verdict, Verdict::NotReady(_) | Verdict::NotFound | Verdict::Unsynced) {
             if self.falls_back && self.is_blind() {

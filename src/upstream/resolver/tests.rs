@@ -216,7 +216,7 @@ fn a_server_that_is_no_address_is_named() {
 
 #[tokio::test]
 async fn a_desktops_name_leads_only_where_desktops_may_be() {
-    use crate::auth::{Desktop, TargetPolicy, Token};
+    use crate::auth::{Desktop, Now, TargetPolicy, Token};
     use crate::upstream::Upstreams;
     use crate::upstream::desktops::{Desktops, Wanted};
 
@@ -237,7 +237,8 @@ async fn a_desktops_name_leads_only_where_desktops_may_be() {
             issued: None,
             fingerprint: Token::new("x").unwrap().fingerprint(),
         };
-        let wanted = Wanted { desktop: &desktop, port: 80, now: Duration::from_secs(1_000) };
+        let now = Now { wall: Duration::from_secs(1_000), mono: Instant::now() };
+        let wanted = Wanted { desktop: &desktop, port: 80, now };
         let permits = |address| policy.permits(address);
         let found = Desktops::Dns.find(&upstreams, wanted, permits).await;
         let found = found.map(|found| found.addresses);
