@@ -22,6 +22,7 @@ use crate::transport::{Transport, Wire};
 pub mod desktops;
 pub mod pool;
 pub mod resolver;
+pub mod waiting;
 
 use desktops::Found;
 use pool::{Peer, Pool};

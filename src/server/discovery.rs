@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tracing::info;
 
 use crate::config::{self, Config, DiscoveryMode};
@@ -12,6 +11,7 @@ use crate::proxy::clock;
 use crate::tunnel::ends::End;
 use crate::tunnel::registry::Registry;
 use crate::upstream::desktops::{Desktops, Watched};
+use crate::upstream::waiting::Waiting;
 
 /// Length of one watch. A server that falls silent is noticed five seconds later.
 const WATCH: Duration = Duration::from_secs(30);
@@ -21,6 +21,10 @@ const MEMORY: Duration = Duration::from_secs(600);
 
 /// Most requests that wait for a pod at a time.
 const WAITING: usize = 1024;
+
+/// Most of them that wait for the same pod: several pages' worth. More are answered at once, so one user
+/// does not take the places of all who start their desktops.
+const WAITING_FOR_ONE: usize = 32;
 
 /// Starts it, on the current runtime; tunnels to pods that are gone end.
 pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
@@ -48,7 +52,7 @@ pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
                 falls_back: discovery.fallback == config::Fallback::Dns,
                 allows_ambiguous: discovery.ambiguous == config::Ambiguous::Allow,
                 wait: discovery.wait,
-                waiting: Arc::new(Semaphore::new(WAITING)),
+                waiting: Waiting::new(WAITING, WAITING_FOR_ONE),
                 announced: Arc::default(),
             })
         }

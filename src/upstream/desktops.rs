@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use super::waiting::Waiting;
 use super::{Error, Upstreams};
 use crate::auth::{Desktop, Now, Target};
 use crate::discovery::{Endpoint, Host, Moment, Pods, Verdict};
@@ -40,7 +40,7 @@ pub struct Watched {
     /// Longest wait for a pod that is not ready.
     pub wait: Duration,
     /// Room for those who wait.
-    pub waiting: Arc<Semaphore>,
+    pub waiting: Waiting,
     /// The fallback was announced.
     pub announced: Arc<AtomicBool>,
 }
@@ -121,7 +121,7 @@ impl Watched {
                 return Err(None);
             }
             // Without a place to wait the answer is that of now.
-            if let Ok(_place) = self.waiting.try_acquire() {
+            if let Some(_place) = self.waiting.enter(&desktop.target) {
                 verdict = self.pods.wait_ready(host, desktop.issued, self.wait).await;
             }
         }
@@ -181,3 +181,6 @@ fn in_table(table: &BTreeMap<String, IpAddr>, target: &Target, port: u16) -> Res
     let addresses = vec![SocketAddr::new(*address, port)];
     Ok(Found { addresses, label: name.as_str().into(), uid: None })
 }
+
+#[cfg(test)]
+mod tests;
