@@ -49,6 +49,9 @@ const FRESH: Duration = Duration::from_secs(15);
 /// proves the picture in every watch, which is given up after 35 s: a minute is nearly twice that.
 const BELIEVED: Duration = Duration::from_secs(60);
 
+/// A wall clock that gained or lost this many milliseconds on the monotonic one was set.
+const STEP: i64 = 2_000;
+
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
@@ -61,6 +64,13 @@ pub struct Moment {
 impl Moment {
     fn millis(self) -> i64 {
         millis(self.wall)
+    }
+
+    /// Milliseconds by which the wall clock was set, if at all, between an earlier moment and this one.
+    fn set_since(self, earlier: Self) -> i64 {
+        let walked = millis(self.mono.saturating_duration_since(earlier.mono))
+            .saturating_sub(millis(earlier.mono.saturating_duration_since(self.mono)));
+        self.millis().saturating_sub(earlier.millis()).saturating_sub(walked)
     }
 }
 
@@ -103,9 +113,11 @@ pub struct PodView {
 
 type GoneCallback = Box<dyn Fn(&Arc<str>) + Send + Sync>;
 
-/// What is known, and since when it is not proved. Published as one.
+/// What is known, by which clock, and since when it is not proved. Published as one.
 struct Picture {
     history: Arc<History>,
+    /// When the clocks were last compared. The history's times are those of the wall clock of then.
+    compared: Moment,
     /// When the pods were last proved to be all there are.
     proof: Option<Instant>,
 }
@@ -160,8 +172,9 @@ impl Pods {
     #[must_use]
     pub fn start(settings: Settings, clock: Clock) -> Self {
         let history = Arc::new(History::new(millis(settings.memory)));
+        let picture = Picture { history, compared: clock(), proof: None };
         let shared = Arc::new(Shared {
-            picture: ArcSwap::from_pointee(Picture { history, proof: None }),
+            picture: ArcSwap::from_pointee(picture),
             changes: signal::Sender::new(0),
             health: Health::new(),
             gone: Mutex::new(Vec::new()),
@@ -180,6 +193,9 @@ impl Pods {
     #[must_use]
     pub fn judge(&self, host: Host<'_>, issued: Option<u64>, now: Moment) -> Verdict {
         let picture = self.shared.picture.load();
+        // A token's time says nothing about intervals that were measured before the clock was set.
+        let set = now.set_since(picture.compared).saturating_abs() > STEP;
+        let issued = issued.filter(|_| !set);
         let issue = Issue { issued, now: now.millis(), skew: self.shared.skew };
         let verdict = picture.history.judge(host, issue);
         if let Verdict::Allow(endpoint) = &verdict

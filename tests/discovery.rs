@@ -543,7 +543,42 @@ async fn a_clock_that_is_set_makes_older_tokens_ambiguous() {
     ahead.store(true, Ordering::Relaxed);
     api.set(Endpoint::ready("b", "10.0.0.2"));
     listed(&pods, "pod-b").await;
-    assert_eq!(judge_at(&pods, "10.0.0.1", 3), "ambiguous");
+    let ahead = after(10);
+    let ahead = Moment { wall: ahead.wall + Duration::from_secs(3_600), ..ahead };
+    let judge = |issued| pods.judge(address("10.0.0.1"), issued, ahead).reason();
+    assert_eq!(judge(issued(3)), "ambiguous");
+    assert_eq!(judge(issued(3_603)), "allow");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_is_noticed_without_news() {
+    let api = FakeApi::start();
+    let behind = Arc::new(AtomicU64::new(600));
+    let clock = {
+        let behind = Arc::clone(&behind);
+        move |at: Moment| {
+            let behind = Duration::from_secs(behind.load(Ordering::Relaxed));
+            Moment { wall: at.wall - behind, ..at }
+        }
+    };
+    let pods = {
+        let clock = clock.clone();
+        Pods::start(settings(api.address, Transport::Plain), Arc::new(move || clock(now())))
+    };
+    eventually("a watch", || api.watches() > 0).await;
+    api.set(Endpoint::ready("ida", "10.0.0.1"));
+    listed(&pods, "pod-ida").await;
+    api.remove("ida");
+    api.set(Endpoint::ready("bob", "10.0.0.1"));
+    eventually("bob's pod", || names(&pods) == ["pod-bob"]).await;
+    let judge = |issued, at| pods.judge(address("10.0.0.1"), issued, clock(after(at))).reason();
+    assert_eq!(judge(issued(-597), 10), "allow");
+    // Ida's token, ten seconds before the change by a clock that is right. By this one it was later.
+    let ida = issued(-10);
+    behind.store(0, Ordering::Relaxed);
+    assert_eq!(judge(ida, 0), "ambiguous");
+    eventually("new tokens count", || judge(issued(3), 10) == "allow").await;
+    assert_eq!(judge(ida, 0), "ambiguous");
 }
 
 #[tokio::test]

@@ -11,14 +11,15 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::api::{Fault, Listing};
 use super::identity::{Change, History, Pod};
 use super::slices::{Slice, Slices};
-use super::{Moment, Picture, Shared};
+use super::{Moment, Picture, STEP, Shared, millis};
 
 /// Time for a pod that is moved from one slice to another to be listed again. One that is not has left:
 /// its tunnels end within a second of it.
 const MOVING: Duration = Duration::from_millis(800);
 
-/// A wall clock that gained or lost this much on the monotonic one was set.
-const STEP: i64 = 2_000;
+/// Time between two comparisons of the clocks when nothing happens. After the clock was set, no token
+/// is certain for as long.
+const COMPARE: Duration = Duration::from_secs(1);
 
 /// An offset between the API server's clock and this one that the log mentions.
 const NOTABLE_OFFSET: i64 = 2_000;
@@ -42,8 +43,8 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let compared = (shared.clock)();
-        let shown = Arc::clone(&shared.picture.load().history);
+        let picture = shared.picture.load_full();
+        let (shown, compared) = (Arc::clone(&picture.history), picture.compared);
         Self {
             shared,
             slices: Slices::default(),
@@ -87,7 +88,9 @@ impl Book {
         let pods = slices.pods();
         let changes = self.history.differences(pods);
         self.depart(&changes);
-        self.history.synced(asked.millis(), now.millis(), &changes);
+        // By the clock of now, which may have been set meanwhile.
+        let took = millis(now.mono.saturating_duration_since(asked.mono));
+        self.history.synced(now.millis().saturating_sub(took), now.millis(), &changes);
         self.slices = slices;
         tracing::info!(pods = self.history.len(), changes = changes.len(), "pods listed");
         self.news = true;
@@ -156,20 +159,22 @@ impl Book {
         if news {
             self.shown = Arc::new(self.history.clone());
         }
-        let picture = Picture { history: Arc::clone(&self.shown), proof: self.proof };
+        let history = Arc::clone(&self.shown);
+        let picture = Picture { history, compared: self.compared, proof: self.proof };
         self.shared.picture.store(Arc::new(picture));
         if news {
             self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 
-    /// Reports departures when they are due. Never ends.
+    /// Reports departures when they are due, and looks at the clocks. Never ends.
     pub(super) async fn report(&mut self) {
         loop {
-            let Some(due) = self.leaving.values().map(|(due, _)| *due).min() else {
-                return std::future::pending().await;
-            };
-            sleep_until(due).await;
+            let compare = Instant::now() + COMPARE;
+            let due = self.leaving.values().map(|(due, _)| *due).min();
+            sleep_until(due.map_or(compare, |due| due.min(compare))).await;
+            self.compare();
+            self.publish();
             self.report_due(Instant::now());
         }
     }
@@ -220,9 +225,7 @@ impl Book {
     /// Reads the clocks, and forgets all intervals if the wall clock was set.
     fn compare(&mut self) -> Moment {
         let now = self.now();
-        let walked = now.mono.saturating_duration_since(self.compared.mono).as_millis();
-        let walked = i64::try_from(walked).unwrap_or(i64::MAX);
-        let step = now.millis().saturating_sub(self.compared.millis()).saturating_sub(walked);
+        let step = now.set_since(self.compared);
         if step.saturating_abs() > STEP {
             tracing::warn!(
                 step_ms = step,

@@ -9,6 +9,8 @@
 //!
 //! All times are milliseconds of the gateway's wall clock. What the judgement rests on:
 //!
+//! - The clock that judges is the one that measured: whoever finds that it was set calls
+//!   [`History::distrust`], and until then gives no time of issue.
 //! - A pod is listed at most `LAG` after it got its address, and pods that are never listed get
 //!   no tokens.
 //! - The clocks of the token's issuer and of this host differ by at most the `skew` given.
