@@ -1,9 +1,10 @@
 use std::fs;
 use std::io::Read;
+use std::sync::{Mutex, mpsc};
 
 use tempfile::TempDir;
 
-use crate::support::{PODS, Site, eventually, tokens};
+use crate::support::{PODS, SOON, Site, eventually, tokens};
 
 /// Upstreams that answer with the response head in the request's `X-Answer` header.
 fn scripted() -> Site {
@@ -70,6 +71,34 @@ fn long_texts_are_compressed_for_those_who_take_it() {
     }
 }
 
+#[test]
+fn what_comes_bit_by_bit_is_passed_on_bit_by_bit() {
+    let (next, asked) = mpsc::channel::<()>();
+    let asked = Mutex::new(asked);
+    let site = Site::serving(move |exchange| {
+        exchange.write(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        for _ in 0..3 {
+            exchange.write("4\r\nline\r\n");
+            if asked.lock().unwrap().recv_timeout(SOON).is_err() {
+                return;
+            }
+        }
+        exchange.write("0\r\n\r\n");
+    });
+    let mut client = site.client();
+    client.send("GET /API HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip, br, zstd\r\n\r\n");
+    let head = client.head().unwrap();
+    assert_eq!(head.header("content-encoding"), None);
+    for _ in 0..3 {
+        // The upstream says no more until this has arrived.
+        assert_eq!(client.bytes(9), b"4\r\nline\r\n");
+        next.send(()).unwrap();
+    }
+    assert_eq!(client.bytes(5), b"0\r\n\r\n");
+}
+
 /// Profile 3 with a folder of files.
 fn web_server() -> (Site, TempDir) {
     let folder = TempDir::new().unwrap();
@@ -130,6 +159,20 @@ fn in_profile_3_deskgate_is_the_web_server() {
     eventually("a new client appears", || {
         (site.get("/", "").text() == "<h1>newer</h1>!").then_some(())
     });
+}
+
+#[test]
+fn a_way_to_a_folder_has_the_prefix_that_the_files_do_not_know() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(folder.path().join("guide")).unwrap();
+    let site = Site::configured(&format!(
+        "[[route]]\nname = \"docs\"\nmatch = {{ prefix = \"/docs\" }}\nrewrite = \"{{rest}}\"\n\
+         backend = {{ files = {:?} }}\n",
+        folder.path()
+    ));
+    let answer = site.get("/docs/guide?x", "");
+    assert_eq!(answer.status, 301);
+    assert_eq!(answer.header("location").as_deref(), Some("/docs/guide/?x"));
 }
 
 #[test]

@@ -1,13 +1,24 @@
 //! Which responses are compressed on their way to the client. How is pingora's business.
 
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http::{Method, StatusCode, Version, header};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::compression::ResponseCompressionCtx as Compression;
+use pingora::protocols::http::compression::{Algorithm, ResponseCompressionCtx};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// zstd, brotli and gzip level: nginx's `gzip_comp_level` of the incumbent.
+/// brotli and gzip level: nginx's `gzip_comp_level` of the incumbent.
 const LEVEL: u32 = 5;
+
+/// zstd level. The fifth takes 5 MiB for each response; this one half a MiB, and makes no more of a text than
+/// gzip does.
+const ZSTD_LEVEL: u32 = 1;
+
+/// Responses that are compressed at a time: an encoder takes up to some MiB for as long as its client takes to
+/// read. One that comes when all places are taken goes out as it is.
+static PLACES: Semaphore = Semaphore::const_new(32);
 
 /// Shorter bodies gain nothing, as in the incumbent.
 const MIN_LENGTH: u64 = 2048;
@@ -31,34 +42,56 @@ const TYPES: [&str; 12] = [
 /// Codings we make, the preferred one first.
 const CODINGS: [&str; 3] = ["zstd", "br", "gzip"];
 
+/// A response that is being compressed.
+pub(super) struct Packing {
+    how: ResponseCompressionCtx,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Packing {
+    /// What is to be sent for a piece: often nothing yet. None if the encoder fails.
+    pub(super) fn pack(&mut self, piece: &Bytes) -> Option<Bytes> {
+        self.how.response_body_filter(Some(piece), false)
+    }
+
+    /// What is to be sent at the end.
+    pub(super) fn end(mut self) -> Option<Bytes> {
+        self.how.response_body_filter(None, true)
+    }
+}
+
 /// Prepares to compress a response, where the row allows it, the response gains by it and the client
 /// takes it; its head is changed accordingly.
 pub(super) fn start(
     request: &RequestHeader,
     head: &mut Parts,
     allowed: bool,
-) -> Result<Option<Compression>> {
+) -> Result<Option<Packing>> {
     if !allowed || !is_eligible(head) {
         return Ok(None);
     }
     vary(head);
-    let codings = match text(&request.headers, header::ACCEPT_ENCODING) {
-        // A client of HTTP/1.0 could not read the chunks of a body whose length is not known.
-        Some(said) if request.version != Version::HTTP_10 => accepted(said),
-        Some(_) | None => return Ok(None),
-    };
+    // A client of HTTP/1.0 could not read the chunks of a body whose length is not known.
+    if request.version == Version::HTTP_10 {
+        return Ok(None);
+    }
+    let said: Vec<_> = lines(&request.headers, header::ACCEPT_ENCODING).collect();
+    let codings = accepted(&said.join(","));
     if codings.is_empty() {
         return Ok(None);
     }
+    let Ok(place) = PLACES.try_acquire() else { return Ok(None) };
     // pingora's reading of the header knows no weights and takes the first coding.
     let mut offer = RequestHeader::build(Method::GET, b"/", Some(1))?;
     offer.insert_header(header::ACCEPT_ENCODING, codings.join(", "))?;
-    let mut compression = Compression::new(LEVEL, false, false);
-    compression.request_filter(&offer);
+    let mut how = ResponseCompressionCtx::new(LEVEL, false, false);
+    how.adjust_algorithm_level(Algorithm::Zstd, ZSTD_LEVEL);
+    how.request_filter(&offer);
     let mut changed = ResponseHeader::from(std::mem::replace(head, nothing()));
-    compression.response_header_filter(&mut changed, false);
+    how.response_header_filter(&mut changed, false);
     *head = changed.into();
-    Ok(head.headers.contains_key(header::CONTENT_ENCODING).then_some(compression))
+    let packs = head.headers.contains_key(header::CONTENT_ENCODING);
+    Ok(packs.then_some(Packing { how, _place: place }))
 }
 
 /// The codings of ours that are accepted, best first (RFC 9110 section 12.5.3).
@@ -84,11 +117,12 @@ fn accepted(text: &str) -> Vec<&'static str> {
 }
 
 /// Whether another client might get this response compressed. `text/event-stream` is not among the
-/// types: an event must not wait for the next one.
+/// types, and a response of a length that nobody has told is none: what comes bit by bit must not wait
+/// for what comes later.
 fn is_eligible(head: &Parts) -> bool {
-    let value = |name| text(&head.headers, name);
+    let value = |name| lines(&head.headers, name).next();
     let length = value(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if length.is_some_and(|length| length < MIN_LENGTH) {
+    if length.is_none_or(|length| length < MIN_LENGTH) {
         return false;
     }
     let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
@@ -101,8 +135,8 @@ fn is_eligible(head: &Parts) -> bool {
     whole
         && TYPES.iter().any(|known| known.eq_ignore_ascii_case(content_type))
         && !head.headers.contains_key(header::CONTENT_ENCODING)
-        && !value(header::CACHE_CONTROL)
-            .is_some_and(|value| value.to_ascii_lowercase().contains("no-transform"))
+        && !lines(&head.headers, header::CACHE_CONTROL)
+            .any(|line| line.to_ascii_lowercase().contains("no-transform"))
 }
 
 /// Says that the response depends on what the client accepts, compressed or not (RFC 9110
@@ -121,8 +155,9 @@ fn nothing() -> Parts {
     http::Response::new(()).into_parts().0
 }
 
-fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
+/// The lines of a header that are text.
+fn lines(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok())
 }
 
 #[cfg(test)]
@@ -176,21 +211,47 @@ mod tests {
             let mut head = nothing();
             head.status = StatusCode::from_u16(status).unwrap();
             for (name, value) in headers {
-                head.headers.insert(*name, HeaderValue::from_str(value).unwrap());
+                head.headers.append(*name, HeaderValue::from_str(value).unwrap());
             }
             is_eligible(&head)
         };
         let json = ("content-type", "application/json; charset=utf-8");
-        assert!(judge(200, &[json]));
-        assert!(judge(200, &[json, ("content-length", "2048")]));
-        assert!(judge(404, &[("content-type", "text/html")]));
+        let long = ("content-length", "2048");
+        assert!(judge(200, &[json, long]));
+        assert!(judge(404, &[("content-type", "text/html"), long]));
+        assert!(!judge(200, &[json]), "it may come bit by bit");
         assert!(!judge(200, &[json, ("content-length", "2047")]));
-        assert!(!judge(200, &[("content-type", "text/event-stream")]));
-        assert!(!judge(200, &[("content-type", "image/png")]));
-        assert!(!judge(200, &[]));
-        assert!(!judge(206, &[json]));
-        assert!(!judge(304, &[json]));
-        assert!(!judge(200, &[json, ("content-encoding", "br")]));
-        assert!(!judge(200, &[json, ("cache-control", "private, no-transform")]));
+        assert!(!judge(200, &[("content-type", "text/event-stream"), long]));
+        assert!(!judge(200, &[("content-type", "image/png"), long]));
+        assert!(!judge(200, &[long]));
+        assert!(!judge(206, &[json, long]));
+        assert!(!judge(304, &[json, long]));
+        assert!(!judge(200, &[json, long, ("content-encoding", "br")]));
+        let private = ("cache-control", "private");
+        assert!(judge(200, &[json, long, private]));
+        assert!(!judge(200, &[json, long, ("cache-control", "private, no-transform")]));
+        assert!(!judge(200, &[json, long, private, ("cache-control", "no-transform")]));
+    }
+
+    #[test]
+    fn no_more_responses_are_compressed_than_there_are_places_for() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.append_header("accept-encoding", "br;q=0").unwrap();
+        request.append_header("accept-encoding", "gzip").unwrap();
+        let begin = || {
+            let mut head = nothing();
+            head.headers.insert("content-type", HeaderValue::from_static("text/html"));
+            head.headers.insert("content-length", HeaderValue::from_static("4096"));
+            let packing = start(&request, &mut head, true).unwrap();
+            let coding = head.headers.get("content-encoding").cloned();
+            assert_eq!(packing.is_some(), coding.is_some_and(|coding| coding == "gzip"));
+            packing
+        };
+        // Other tests may hold some.
+        let mut packed: Vec<_> = (0..40).map(|_| begin()).collect();
+        let count = packed.iter().flatten().count();
+        assert!((16..=32).contains(&count), "{count}");
+        packed.clear();
+        assert!(begin().is_some());
     }
 }

@@ -5,10 +5,9 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
 use http::{HeaderValue, Method, StatusCode, Version, header};
-use pingora::protocols::http::compression::ResponseCompressionCtx as Compression;
 use pingora::{Error as PingoraError, ErrorSource, ErrorType, Result};
 
-use super::compression;
+use super::compression::{self, Packing};
 use super::context::{Plan, Way};
 use super::headers;
 use crate::admission::TunnelSeat;
@@ -225,7 +224,7 @@ impl Answer {
             || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let ends = frame(&mut head, request.version, bodyless);
         let allowed = plan.route.row.compress && !bodyless;
-        let mut compression = compression::start(request, &mut head, allowed)?;
+        let mut packing = compression::start(request, &mut head, allowed)?;
         if ends {
             session.close_after();
         }
@@ -235,14 +234,14 @@ impl Answer {
                 biased;
                 piece = self.upstream.http.read_body() => {
                     let Some(piece) = piece? else { break };
-                    write_body(session, piece, compression.as_mut()).await?;
+                    write_body(session, piece, packing.as_mut()).await?;
                 }
                 body = session.read_body_or_idle(self.upload.over) => {
                     self.pass_on(session, plan, body?).await?;
                 }
             }
         }
-        if let Some(rest) = compression.and_then(|mut c| c.response_body_filter(None, true)) {
+        if let Some(rest) = packing.and_then(Packing::end) {
             session.write_body(rest).await?;
         }
         if !self.upload.over {
@@ -286,10 +285,10 @@ fn frame(head: &mut Parts, version: Version, bodyless: bool) -> bool {
 async fn write_body(
     session: &mut Session,
     piece: Bytes,
-    compression: Option<&mut Compression>,
+    packing: Option<&mut Packing>,
 ) -> Result<()> {
-    let Some(compression) = compression else { return session.write_body(piece).await };
-    match compression.response_body_filter(Some(&piece), false) {
+    let Some(packing) = packing else { return session.write_body(piece).await };
+    match packing.pack(&piece) {
         Some(packed) => session.write_body(packed).await,
         None => Err(PingoraError::new_in(ErrorType::InternalError)),
     }
