@@ -538,6 +538,29 @@ impl Config {
         .collect()
     }
 
+    /// Takes over from the configuration in use what [`fixed_at_start`](Self::fixed_at_start) compares, so that
+    /// this one says what is.
+    pub fn keep_fixed(&mut self, old: &Self) {
+        self.listen.http.clone_from(&old.listen.http);
+        self.listen.https.clone_from(&old.listen.https);
+        self.admin = old.admin.clone();
+        self.desktop.service.clone_from(&old.desktop.service);
+        self.desktop.namespace.clone_from(&old.desktop.namespace);
+        self.desktop.cluster_domain.clone_from(&old.desktop.cluster_domain);
+        let node_name = std::mem::take(&mut self.server.node_name);
+        self.server = Server { node_name, ..old.server.clone() };
+        self.discovery = old.discovery.clone();
+        self.tls.alpn = old.tls.alpn.clone();
+        self.tls.client_certificates = old.tls.client_certificates;
+        self.tls.client_certificates_at = old.tls.client_certificates_at.clone();
+        self.tls.client_authorities = old.tls.client_authorities.clone();
+        self.tls.handshake_timeout = old.tls.handshake_timeout;
+        self.log.tunnels = old.log.tunnels;
+        self.log.format = old.log.format;
+        self.log.addresses = old.log.addresses;
+        self.tracing = old.tracing.clone();
+    }
+
     /// Merges the built-in configuration, the file if there is one, and the environment.
     ///
     /// # Errors
@@ -552,5 +575,27 @@ impl Config {
     /// Every fault found.
     pub fn from_text(name: &str, text: &str) -> Result<Layered, Vec<Fault>> {
         layers::build(Some((name, text)), &env::None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_fixed_at_the_start_is_kept_whole_and_the_rest_is_not() {
+        let parse = |text| Config::from_text("test", text).unwrap().config;
+        let old = parse("");
+        let mut new = parse(
+            "[listen]\nhttp = [\"127.0.0.1:1\"]\nhttps = [\"127.0.0.1:2\"]\nredirect = true\n\
+             [server]\nlinger = \"1s\"\nnode_name = \"n\"\nthreads = 7\n\
+             [log]\nformat = \"combined\"\nlevel = \"warn\"\n[tls]\nhandshake_timeout = \"1s\"\n\
+             [discovery]\nmode = \"dns\"\n[desktop]\nservice = \"x\"\n",
+        );
+        assert_eq!(old.fixed_at_start(&new).len(), 8);
+        new.keep_fixed(&old);
+        assert!(old.fixed_at_start(&new).is_empty());
+        assert!(new.listen.redirect && new.server.node_name == "n");
+        assert_ne!(new.log.level, old.log.level);
     }
 }

@@ -24,8 +24,8 @@ pub fn warnings(layered: &Layered) -> Vec<(String, String)> {
         let why = "private halves of the published keys are public: anyone can make tokens";
         warn("auth.allow_published_keys", why.to_owned());
     }
-    if config.server.drain > TERMINATION_GRACE {
-        let why = "longer than 25 s: Kubernetes kills a pod after 30 s unless \
+    if config.server.linger.saturating_add(config.server.drain) > TERMINATION_GRACE {
+        let why = "longer than 25 s with server.linger: Kubernetes kills a pod after 30 s unless \
                    terminationGracePeriodSeconds says otherwise";
         warn("server.drain", why.to_owned());
     }
@@ -75,7 +75,7 @@ mod tests {
             [auth]
             allow_published_keys = true
             [server]
-            drain = "5m"
+            linger = "6s"
             [desktop]
             cidrs = ["0.0.0.0/0", "127.0.0.0/8"]
             [[route]]

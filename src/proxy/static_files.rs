@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use http::HeaderValue;
+use http::header::LOCATION;
 use pingora::Result;
 
 use super::context::Plan;
@@ -25,6 +27,12 @@ pub(super) async fn serve(
     let mut file = file.map_err(Error::from)?;
     let (mut head, ()) = http::Response::new(()).into_parts();
     (head.status, head.headers) = (file.status, file.headers);
+    // What was taken off the front of the path is missing in the way to a folder.
+    if let (Some(prefix), Some(folder)) = (&plan.prefix, head.headers.get_mut(LOCATION))
+        && let Ok(whole) = HeaderValue::from_bytes(&[prefix.as_bytes(), folder.as_bytes()].concat())
+    {
+        *folder = whole;
+    }
     for (name, value) in &plan.route.headers.response {
         head.headers.entry(name).or_insert_with(|| value.clone());
     }

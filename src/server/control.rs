@@ -1,6 +1,6 @@
 //! What operators can ask of the running program: the rooms' answers, put together.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -207,7 +207,12 @@ impl Operations for Control {
             *open.entry(tunnel.route).or_default() += 1;
         }
         let (entries, hits, misses) = self.gateway.rooms().authenticator.cache_figures();
-        let certificates = self.certificates().into_iter();
+        // Several may be for one name; the first to end is worth an alarm.
+        let mut certificates = BTreeMap::new();
+        for of in self.certificates() {
+            let earliest = certificates.entry(of.name).or_insert(of.not_after);
+            *earliest = earliest.min(of.not_after);
+        }
         let keys = self.gateway.rooms().authenticator.keys().into_iter();
         self.counters().exposition(State {
             in_flight: self.gateway.in_flight.count() as u64,
@@ -223,7 +228,7 @@ impl Operations for Control {
                 let (state, _, age) = told(condition);
                 Discovery { age, state, states: STATES }
             }),
-            certificates: certificates.map(|of| (of.name, of.not_after)).collect(),
+            certificates: certificates.into_iter().collect(),
             log_lines_dropped: telemetry::lines_lost(),
             tasks: self.runtimes.iter().map(|of| of.metrics().num_alive_tasks() as u64).sum(),
             limits: limits(&self.gateway.rooms().admission),

@@ -156,11 +156,9 @@ impl Reloader {
             for key in self.current.fixed_at_start(&layered.config) {
                 warn!(key, "takes effect at the next start");
             }
-            // Tokens and discovery must mean the same pods.
-            let (old, new) = (&self.current.desktop, &mut layered.config.desktop);
-            new.service.clone_from(&old.service);
-            new.namespace.clone_from(&old.namespace);
-            new.cluster_domain.clone_from(&old.cluster_domain);
+            // Half of it in use would be worse: tokens and discovery must mean the same pods, and a redirect
+            // lead to where somebody listens.
+            layered.config.keep_fixed(&self.current);
             let watched = watched(self.source.file.as_ref(), &layered.config);
             // Also those of a configuration that is refused: they may come to be right.
             if watched != self.watched {

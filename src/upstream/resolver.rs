@@ -30,7 +30,7 @@ const CACHE_ENTRIES: usize = 4096;
 const MAX_SEARCH: usize = 6;
 
 /// Whether an expired answer may serve while no server answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Staleness {
     /// For fixed services: better an old address than none.
     Allowed,
@@ -44,7 +44,7 @@ pub struct Resolver {
     hosts: HashMap<String, Arc<[IpAddr]>>,
     search: Vec<String>,
     client: TokioResolver,
-    cache: Cache<String, Arc<Answer>>,
+    cache: Cache<Key, Arc<Answer>>,
     limits: Limits,
 }
 
@@ -57,6 +57,9 @@ struct Limits {
     negative: Duration,
     stale: Duration,
 }
+
+/// A name, and whether its answers may serve after their time: those that may are kept for it.
+type Key = (String, Staleness);
 
 /// What is known of a name.
 #[derive(Debug)]
@@ -76,6 +79,11 @@ impl Answer {
             Some(error) => Err(error),
             None => Ok(Arc::clone(&self.addresses)),
         }
+    }
+
+    /// Whether it serves although it has expired.
+    fn is_usable(&self, staleness: Staleness, now: Instant) -> bool {
+        staleness == Staleness::Allowed && !self.addresses.is_empty() && now < self.stale_until
     }
 }
 
@@ -116,7 +124,13 @@ impl Resolver {
                 .iter()
                 .map(|(host, addresses)| (absolute(host), addresses.as_slice().into()))
                 .collect(),
-            search: search.iter().take(MAX_SEARCH).map(|domain| absolute(domain)).collect(),
+            // A name below the root is the name itself, which is asked for anyway.
+            search: search
+                .iter()
+                .map(|domain| absolute(domain))
+                .filter(|domain| domain != ".")
+                .take(MAX_SEARCH)
+                .collect(),
             client,
             cache: Cache::new(CACHE_ENTRIES),
             limits: Limits {
@@ -142,22 +156,31 @@ impl Resolver {
         if let Some(addresses) = self.hosts.get(&host) {
             return Ok(Arc::clone(addresses));
         }
-        match self.cache.get(&host) {
-            Some(known) if Instant::now() < known.fresh_until => known.result(),
-            // Boxed: a request whose name is known has no need of room for this.
-            Some(known) => Box::pin(self.refresh(host, &known, staleness)).await,
-            None => match self.cache.get_value_or_guard_async(&host).await {
-                Ok(known) => known.result(),
-                Err(guard) => {
-                    // A failure is an answer here: otherwise each of those who wait for this one
-                    // would ask again, one after the other.
-                    let answer = Box::pin(self.ask(&host)).await;
-                    let answer = answer.unwrap_or_else(|error| self.failed(error));
-                    let answer = Arc::new(answer);
-                    let _ = guard.insert(Arc::clone(&answer));
-                    answer.result()
-                }
-            },
+        let (key, now) = ((host, staleness), Instant::now());
+        if let Some(known) = self.cache.get(&key) {
+            if now < known.fresh_until {
+                return known.result();
+            }
+            if known.is_usable(staleness, now) {
+                // Boxed: a request whose name is known has no need of room for this.
+                return Box::pin(self.refresh(key, &known)).await;
+            }
+            // It serves nobody any more: one asks for all, who may have done so by now.
+            self.cache.remove_if(&key, |known| {
+                now >= known.fresh_until && !known.is_usable(staleness, now)
+            });
+        }
+        match self.cache.get_value_or_guard_async(&key).await {
+            Ok(known) => known.result(),
+            Err(guard) => {
+                // A failure is an answer here: otherwise each of those who wait for this one would
+                // ask again, one after the other.
+                let answer = Box::pin(self.ask(&key.0)).await;
+                let answer = answer.unwrap_or_else(|error| self.failed(error));
+                let answer = Arc::new(answer);
+                let _ = guard.insert(Arc::clone(&answer));
+                answer.result()
+            }
         }
     }
 
@@ -180,28 +203,20 @@ impl Resolver {
         Ok(names.collect())
     }
 
-    /// Asks again for an expired name.
-    async fn refresh(
-        &self,
-        host: String,
-        known: &Answer,
-        staleness: Staleness,
-    ) -> Result<Arc<[IpAddr]>, Error> {
-        let usable = staleness == Staleness::Allowed
-            && !known.addresses.is_empty()
-            && Instant::now() < known.stale_until;
-        if usable && known.refreshing.swap(true, Ordering::AcqRel) {
+    /// Asks again for a name whose expired answer may still be used.
+    async fn refresh(&self, key: Key, known: &Answer) -> Result<Arc<[IpAddr]>, Error> {
+        if known.refreshing.swap(true, Ordering::AcqRel) {
             return known.result();
         }
         // If this request is given up while it asks, the next one asks.
         let _asking = Asking(&known.refreshing);
-        match self.ask(&host).await {
+        match self.ask(&key.0).await {
             Ok(answer) => {
                 let answer = Arc::new(answer);
-                self.cache.insert(host, Arc::clone(&answer));
+                self.cache.insert(key, Arc::clone(&answer));
                 answer.result()
             }
-            Err(_) if usable => {
+            Err(_) => {
                 // Not again at every request while the servers are down.
                 let patience = Answer {
                     addresses: Arc::clone(&known.addresses),
@@ -210,10 +225,9 @@ impl Resolver {
                     stale_until: known.stale_until,
                     refreshing: AtomicBool::new(false),
                 };
-                self.cache.insert(host, Arc::new(patience));
+                self.cache.insert(key, Arc::new(patience));
                 known.result()
             }
-            Err(error) => Err(error),
         }
     }
 

@@ -245,3 +245,38 @@ async fn a_desktops_name_leads_only_where_desktops_may_be() {
         assert_eq!(found, want.map(|address| vec![address.parse().unwrap()]), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_name_below_the_root_is_asked_for_as_it_is() {
+    let server = NameServer::start().await;
+    server.set("console", [10, 0, 0, 1], 60);
+    let mut config = server.config("");
+    config.search = vec![".".to_owned(), "ns.svc.cluster.local".to_owned()];
+    let resolver = Resolver::new(&config).unwrap();
+    assert_eq!(resolver.resolve("console", Staleness::Allowed).await, Ok(ip("10.0.0.1")));
+}
+
+#[tokio::test]
+async fn one_asks_again_for_all_who_may_not_have_what_has_expired() {
+    let server = NameServer::start().await;
+    let resolver = Arc::new(server.resolver("min_ttl = \"0s\"\nnegative_ttl = \"0s\"\n"));
+    for (name, known) in [("known.test", true), ("unknown.test", false)] {
+        if known {
+            server.set(name, [10, 0, 0, 1], 0);
+        }
+        for _ in 0..3 {
+            let before = server.asked(name);
+            let mut asks = tokio::task::JoinSet::new();
+            for _ in 0..10 {
+                let resolver = Arc::clone(&resolver);
+                asks.spawn(async move { resolver.resolve(name, Staleness::Refused).await });
+            }
+            for answer in asks.join_all().await {
+                assert_eq!(answer.is_ok(), known);
+            }
+            // The library may ask again for the one kind of address, never ten times.
+            let asked = server.asked(name) - before;
+            assert!((1..=3).contains(&asked), "{name}: {asked}");
+        }
+    }
+}
