@@ -40,3 +40,23 @@ pub(super) async fn serve(
     let answer = serde_json::json!({ "renewed": renewed, "expires": desktop.expires });
     respond::write_json(session, &answer.to_string()).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{TargetPolicy, Token};
+
+    #[test]
+    fn a_token_that_is_good_for_ages_overflows_no_clock() {
+        let policy = TargetPolicy::new(None, vec!["10.0.0.0/8".parse().unwrap()]).unwrap();
+        for expires in [u64::MAX, 1 << 63, 0] {
+            let desktop = Desktop {
+                target: policy.confine(b"10.0.0.1").unwrap(),
+                expires,
+                issued: None,
+                fingerprint: Token::new("x").unwrap().fingerprint(),
+            };
+            assert!(expiry(&desktop) <= Instant::now() + FOREVER);
+        }
+    }
+}
