@@ -13,7 +13,8 @@ use crate::support::{Client, Gateway, KeyDir, PODS, Site, binary, echo, eventual
 const ACCEPT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                       Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const LONG: &str = "[server]\ndrain = \"30s\"\n";
-const PROMPT: Duration = Duration::from_secs(2);
+/// Without waiting for all that the drain may take.
+const PROMPT: Duration = Duration::from_secs(8);
 
 #[test]
 fn with_nothing_under_way_a_signal_ends_it_at_once() {
@@ -97,13 +98,15 @@ fn who_has_connected_and_asked_nothing_yet_has_a_moment_to() {
         let mut idle = site.client();
         assert_eq!(idle.ask(ASK).status, 200);
         let (mut first, mut second) = (site.client(), site.client());
+        let upgrade = Site::upgrade(&Site::screen());
         site.gateway.signal(signal);
         site.gateway.wait_for_line(line);
-        // One that was served before is closed, while the others are still waited for.
-        assert_eq!(idle.rest(), b"");
-        second.send(Site::upgrade(&Site::screen()));
+        second.send(upgrade);
+        first.send(ASK);
         assert_eq!(second.head().unwrap().status, upgraded, "{signal}");
-        assert_eq!(first.ask(ASK).status, 200, "{signal}");
+        assert_eq!(first.response().status, 200, "{signal}");
+        // One that was served before is closed.
+        assert_eq!(idle.rest(), b"");
         drop((first, second));
         let (status, took) = site.gateway.wait(Duration::from_secs(10));
         assert_eq!(status.code(), Some(0), "{signal}");
@@ -155,8 +158,8 @@ fn a_tunnel_is_closed_with_a_reason_within_the_limit() {
     let (status, _) = site.gateway.wait(Duration::from_secs(10));
     let took = start.elapsed();
     assert_eq!(status.code(), Some(0));
-    // One tunnel, and two seconds to choose a moment in; it does not answer the Close frame.
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    // The limit, a moment for the Close frame that is not answered, and a busy machine's.
+    assert!(took < Duration::from_secs(8), "{took:?}");
     assert_eq!(
         client.rest(),
         [&[0x88, 20][..], &1012_u16.to_be_bytes(), b"{\"reason\":\"drain\"}"].concat()

@@ -1,7 +1,8 @@
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::support::fake_api::{Endpoint, FakeApi, Fault};
-use crate::support::{PODS, Response, Site, echo, eventually, tokens};
+use crate::support::{PODS, Response, Site, echo, eventually, free_port, raw, tokens};
 
 /// A gateway that watches pods, and the API that it watches.
 struct Cluster {
@@ -107,7 +108,7 @@ fn a_token_does_not_reach_the_next_owner_of_its_address() {
         }
     };
     assert_eq!((u16::from(end.code), end.reason.as_str()), (4404, "{\"reason\":\"desktop_gone\"}"));
-    assert!(gone.elapsed() < Duration::from_secs(3), "{:?}", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
     // His works; one of the very second of the change may be as uncertain as hers.
     assert!([200, 401].contains(&cluster.ask(&bob).status));
     cluster.welcome(PODS[0]);
@@ -116,7 +117,8 @@ fn a_token_does_not_reach_the_next_owner_of_its_address() {
 
 #[test]
 fn a_request_waits_for_a_pod_that_is_not_ready_and_is_released_by_the_event() {
-    let cluster = Cluster::start("");
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let cluster = Cluster::start(&format!("[admin]\nlisten = [\"{admin}\"]\n"));
     cluster.synced();
     cluster.api.set(Endpoint::ready("bob", PODS[1]));
     cluster.welcome(PODS[1]);
@@ -125,6 +127,12 @@ fn a_request_waits_for_a_pod_that_is_not_ready_and_is_released_by_the_event() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| cluster.ask(&token));
         let upgrade = scope.spawn(|| cluster.site.websocket(&format!("/websockify?{token}")));
+        eventually("both are held", || {
+            let ask =
+                format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+            let page = raw(admin, ask).ok()?.text();
+            page.contains("\ndeskgate_requests_in_flight 2.0\n").then_some(())
+        });
         assert_eq!(cluster.site.pods[0].seen().len(), 0);
         cluster.api.set(Endpoint::ready("ida", PODS[0]));
         assert_eq!(waiting.join().unwrap().status, 200);
@@ -190,11 +198,10 @@ fn a_table_of_the_configuration_names_the_desktops() {
 
 #[test]
 fn where_the_api_cannot_be_reached_from_the_start_dns_serves_too() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let text = format!(
         "[discovery]\nmode = \"kubernetes\"\napi_host = \"127.0.0.1\"\napi_port = {}\n\
          authority = \"\"\nwait = \"200ms\"\n",
-        nobody.port()
+        free_port()
     );
     let site = Site::configured(&text);
     eventually("a fallback", || {
@@ -222,8 +229,8 @@ fn a_tunnel_ends_soon_after_its_pod_has_left() {
                 assert_eq!(u16::from(frame.unwrap().code), 4404);
                 break;
             }
-            _ => assert!(gone.elapsed() < Duration::from_secs(3)),
+            _ => assert!(gone.elapsed() < Duration::from_secs(10)),
         }
     }
-    assert!(gone.elapsed() < Duration::from_secs(3), "{:?}", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
 }

@@ -15,9 +15,9 @@ use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use crate::support::{Gateway, PODS, SOON, Site, echo, eventually, tokens};
 
-const UPDATE: &str = "[server]\nlinger = \"1s\"\ndrain = \"3s\"\n";
+const UPDATE: &str = "[server]\nlinger = \"3s\"\ndrain = \"3s\"\n";
 /// Linger, drain, and time to exit on a busy machine.
-const END: Duration = Duration::from_secs(6);
+const END: Duration = Duration::from_secs(12);
 const TUNNELS: usize = 200;
 /// Requests on connections of their own: 120 a second.
 const PACE: Duration = Duration::from_micros(8333);

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::{Gateway, Origin, PODS, Site, eventually, raw, tokens};
+use crate::support::{Gateway, Origin, PODS, Site, eventually, free_port, raw, tokens};
 
 fn upstream<'s>(site: &'s Site, name: &str) -> &'s Origin {
     match name {
@@ -147,9 +147,7 @@ fn node_answers_the_name_of_the_environment() {
 
 #[test]
 fn a_service_that_is_missing_at_start_takes_down_only_its_own_routes() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = closed.local_addr().unwrap();
-    drop(closed);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let site = Site::configured(&format!(
         "[dns.hosts]\nwebsite = [\"127.0.0.1\"]\n\
          [upstreams.website]\nhost = \"website\"\nport = {}\n",

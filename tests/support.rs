@@ -5,13 +5,15 @@ pub(crate) mod fake_api;
 mod gateway;
 pub(crate) mod name_server;
 mod origin;
+mod ports;
 pub(crate) mod recorder;
 mod site;
 pub(crate) mod tokens;
 
 pub(crate) use client::{Client, Response, raw};
-pub(crate) use gateway::{Gateway, KeyDir, binary, free_port, write_keys};
+pub(crate) use gateway::{Gateway, KeyDir, binary, write_keys};
 pub(crate) use origin::{Exchange, Origin, Seen};
+pub(crate) use ports::free_port;
 pub(crate) use site::{PODS, Site, echo, pod_listeners, websocket};
 
 use std::thread;

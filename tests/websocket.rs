@@ -335,6 +335,9 @@ fn a_route_without_websocket_serves_an_upgrade_as_plain_http() {
     assert_eq!(site.pyos.last().header("upgrade"), None);
 }
 
+/// Well before a ping could have been missed, whatever else the machine does.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
 #[test]
 fn when_one_side_goes_the_other_learns_of_it_at_once() {
     let site = Site::serving(|exchange| {
@@ -348,7 +351,7 @@ fn when_one_side_goes_the_other_learns_of_it_at_once() {
     let start = Instant::now();
     client.send("x");
     assert_eq!(client.rest(), b"");
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
     drop(client);
     assert_eq!(site.gateway.logged("/websockify")["reason"], "pod_close");
 
@@ -361,7 +364,7 @@ fn when_one_side_goes_the_other_learns_of_it_at_once() {
     let start = Instant::now();
     drop(client);
     assert_eq!(site.gateway.logged("/websockify")["reason"], "client_close");
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -402,12 +405,12 @@ fn a_pod_that_has_said_its_last_word_still_hears_the_client() {
 #[test]
 fn traffic_in_one_direction_alone_keeps_a_tunnel_open() {
     let site = Site::configured_serving(
-        "[[route]]\nname = \"websockify\"\ntimeouts = { idle = \"400ms\", read = \"200ms\", send = \"200ms\" }\n\
-         [listen]\nread_timeout = \"200ms\"\nwrite_timeout = \"200ms\"\n",
+        "[[route]]\nname = \"websockify\"\ntimeouts = { idle = \"2s\", read = \"1s\", send = \"1s\" }\n\
+         [listen]\nread_timeout = \"1s\"\nwrite_timeout = \"1s\"\n",
         |exchange: &mut Exchange| {
             exchange.write(ACCEPT);
-            // Four times the idle limit, at a pace well within it.
-            for count in 0..32_u8 {
+            // Twice the idle limit, at a pace well within it.
+            for count in 0..80_u8 {
                 exchange.write([count]);
                 thread::sleep(Duration::from_millis(50));
             }
@@ -415,8 +418,8 @@ fn traffic_in_one_direction_alone_keeps_a_tunnel_open() {
         },
     );
     let mut client = tunnel(&site);
-    assert_eq!(client.rest(), (0..32).collect::<Vec<u8>>());
-    assert_eq!(site.gateway.logged("/websockify")["sent"], 32);
+    assert_eq!(client.rest(), (0..80).collect::<Vec<u8>>());
+    assert_eq!(site.gateway.logged("/websockify")["sent"], 80);
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn a_pod_that_is_stopped_for_a_while_loses_no_byte() {
     // It is asked several times meanwhile whether it is there, and answers all at once.
     let mut rig = Rig::start(
         "[[route]]\nname = \"filer\"\ntimeouts = { read = \"500ms\" }\n\
-         [[route]]\nname = \"websockify\"\ntunnel = { ping = \"500ms\" }\n",
+         [[route]]\nname = \"websockify\"\ntunnel = { ping = \"10s\" }\n",
     );
     let (ida, bob) = (tokens::valid(PODS[0]), tokens::valid(PODS[1]));
     let heart = Heart::of(&rig);

@@ -2,6 +2,7 @@
 
 use super::rig::{self, BrowserReport, Colour, Script};
 use super::screenshot;
+use crate::support::free_port;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -22,7 +23,7 @@ struct Demo {
 
 impl Demo {
     fn start() -> Self {
-        let port = rig::free_port(&["127.0.0.1"]);
+        let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let novnc =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node_modules/@novnc/novnc");

@@ -4,7 +4,7 @@ mod dashboard;
 mod demo;
 pub(crate) mod rig;
 
-use crate::support::{Gateway, raw};
+use crate::support::{Gateway, free_port, raw};
 use rig::{Desktop, Picture, Script, Sealing, Website};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ fn gateway_config(
     keys: &Path,
     sealing: Sealing,
     website: SocketAddr,
-    vnc_port: u16,
-    admin: u16,
+    (vnc_port, admin): (u16, u16),
+    ping: &str,
 ) -> String {
     let signing = keys.join(rig::SIGNING_PUBLIC);
     let payload = keys.join(sealing.opening_key());
@@ -42,7 +42,7 @@ fn gateway_config(
         port = {}
         [[route]]
         name = "websockify"
-        tunnel = {{ ping = "500ms" }}
+        tunnel = {{ ping = "{ping}" }}
         "#,
         website.ip(),
         website.port()
@@ -69,12 +69,18 @@ struct Site {
 
 impl Site {
     fn start(sealing: Sealing) -> Self {
+        Self::pinging(sealing, "25s")
+    }
+
+    /// The same, with so much time from one ping to the next.
+    fn pinging(sealing: Sealing, ping: &str) -> Self {
         let keys = TempDir::new().unwrap();
         rig::openssl_keys(keys.path(), 2048);
         let website = Website::start();
-        let vnc_port = rig::free_port(&[ADA_POD, BOB_POD]);
-        let admin = rig::free_port(&["127.0.0.1"]);
-        let config = gateway_config(keys.path(), sealing, website.address(), vnc_port, admin);
+        let vnc_port = free_port();
+        let admin = free_port();
+        let config =
+            gateway_config(keys.path(), sealing, website.address(), (vnc_port, admin), ping);
         let gateway = Gateway::start(&config);
         Self { gateway, website, keys, sealing, vnc_port, admin }
     }
@@ -128,7 +134,7 @@ fn the_known_picture_arrives_with_a_target_made_with_the_private_key() {
 /// A silent browser and a silent websockify are pinged between the pixels, and nobody sees it.
 #[test]
 fn the_picture_stays_and_keys_arrive_while_pings_flow() {
-    let site = Site::start(Sealing::PublicKey);
+    let site = Site::pinging(Sealing::PublicKey, "500ms");
     let desktop = Desktop::start(ADA_POD, site.vnc_port, &ADA);
     let points = Picture::probes();
     let script = site.page().start(&site.token(ADA_POD, TTL)).wait_for_picture(&ADA);
@@ -156,7 +162,7 @@ fn slow_an_hour_of_silence_and_typing_changes_no_pixel_and_loses_no_key() {
         println!("skipped: it takes more than a minute, and runs with DESKGATE_SLOW=1");
         return;
     }
-    let site = Site::start(Sealing::PublicKey);
+    let site = Site::pinging(Sealing::PublicKey, "500ms");
     let desktop = Desktop::start(ADA_POD, site.vnc_port, &ADA);
     let points = Picture::probes();
     let mut script = site.page().start(&site.token(ADA_POD, TTL)).wait_for_picture(&ADA);
@@ -255,7 +261,7 @@ fn a_bad_token_shows_no_picture() {
 #[test]
 fn the_rig_shows_the_picture_and_takes_keys_without_a_gateway() {
     let website = Website::start();
-    let desktop = Desktop::start(ADA_POD, rig::free_port(&[ADA_POD]), &ADA);
+    let desktop = Desktop::start(ADA_POD, free_port(), &ADA);
     let script = Script::on(format!("http://{}/", website.address())).start_at(desktop.url());
     let script = script.wait_for_picture(&ADA).click(desktop.typing_at()).type_text("abc");
     rig::browse(&script.until_typed(&desktop, "abc")).assert_done();

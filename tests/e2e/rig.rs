@@ -32,16 +32,6 @@ pub fn eventually<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Opti
     }
 }
 
-/// A port that is free on every one of the addresses.
-pub fn free_port(addresses: &[&str]) -> u16 {
-    eventually("a port that is free everywhere", START_WITHIN, || {
-        let first = TcpListener::bind((addresses[0], 0)).unwrap();
-        let port = first.local_addr().unwrap().port();
-        let free = addresses[1..].iter().all(|address| TcpListener::bind((*address, port)).is_ok());
-        free.then_some(port)
-    })
-}
-
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e").join(name)
 }

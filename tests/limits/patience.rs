@@ -6,7 +6,7 @@ use crate::support::{Client, SOON, Site, eventually};
 
 #[test]
 fn a_body_that_drips_is_given_up_and_one_that_is_only_slow_is_not() {
-    let site = Site::configured("[listen]\nread_timeout = \"1s\"\n[limits]\nbody_rate = \"50B\"\n");
+    let site = Site::configured("[listen]\nread_timeout = \"5s\"\n[limits]\nbody_rate = \"50B\"\n");
     let mut drip = site.client();
     let mut slow = site.client();
     let head = "POST /API/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";

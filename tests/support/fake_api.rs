@@ -27,6 +27,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
+use super::free_port;
+
 const LIST: &str = include_str!("../fixtures/kubernetes/list.json");
 const EXPIRED: &str = include_str!("../fixtures/kubernetes/watch-410-expired.txt");
 const FORBIDDEN: &str = include_str!("../fixtures/kubernetes/forbidden-403.json");
@@ -162,7 +164,7 @@ pub(crate) struct FakeApi {
 
 impl FakeApi {
     pub(crate) fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), None)
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], free_port())), None)
     }
 
     /// Listens at this address, with TLS if there is a configuration.
@@ -295,7 +297,7 @@ impl FakeApi {
 
     /// How many lists were asked for so far.
     pub(crate) fn lists(&self) -> usize {
-        self.requests().len() - self.watches()
+        self.requests().iter().filter(|request| !request.contains("watch=true")).count()
     }
 }
 

@@ -2,29 +2,26 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use deskgate::auth::mint::KeySet;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client::raw;
-use super::{eventually, tokens};
+use super::{eventually, free_port, tokens};
 
 /// The program under test: the one that was built with the tests, or the one that `DESKGATE_BIN` names, such
 /// as a release.
 pub(crate) fn binary() -> OsString {
     std::env::var_os("DESKGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_deskgate").into())
 }
-
-/// Times a start is tried when someone else took the port meanwhile.
-const TRIES: usize = 10;
 
 const END_WITHIN: Duration = Duration::from_secs(3);
 
@@ -47,13 +44,8 @@ impl Gateway {
 
     /// The same with environment variables.
     pub(crate) fn start_with(toml: &str, env: &[(&str, &str)]) -> Self {
-        for _ in 0..TRIES {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-            if let Some(gateway) = Self::try_start(address, toml, env) {
-                return gateway;
-            }
-        }
-        panic!("no free port in {TRIES} tries");
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        Self::try_start(address, toml, env).expect("a port that nobody listens at")
     }
 
     /// Another process with the same configuration, at another port.
@@ -89,6 +81,7 @@ impl Gateway {
         toml: &str,
         env: &[(&str, &str)],
     ) -> Option<Self> {
+        allow_descriptors();
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("deskgate.toml");
         std::fs::write(&config, completed(toml, dir.path(), address)).unwrap();
@@ -195,7 +188,12 @@ impl Gateway {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return (status, start.elapsed());
+                let took = start.elapsed();
+                // All that it has said is there.
+                for reader in self.readers.drain(..) {
+                    reader.join().unwrap();
+                }
+                return (status, took);
             }
             assert!(start.elapsed() < within, "still running after {within:?}:\n{}", self.output());
             thread::sleep(Duration::from_millis(5));
@@ -248,6 +246,15 @@ impl Drop for Gateway {
     }
 }
 
+/// Clients and pods of all tests are in one process: it may have as many descriptors as it is allowed.
+fn allow_descriptors() {
+    static ALLOWED: Once = Once::new();
+    ALLOWED.call_once(|| {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    });
+}
+
 /// Without a program in between: it may have to come at once.
 fn signal(pid: u32, name: &str) {
     let signal = match name {
@@ -262,11 +269,6 @@ fn signal(pid: u32, name: &str) {
     };
     let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn capture(from: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::rig::{CLOSE, Rig, TEXT, masked, plain, read_frame};
+use super::rig::{CLOSE, LATE, Rig, TEXT, masked, plain, read_frame};
 use crate::support::{Client, Gateway, KeyDir, eventually};
 
 const TUNNELS: usize = 60;
@@ -63,7 +63,7 @@ fn tunnels_are_closed_over_the_whole_drain_and_the_busy_ones_last() {
         begun = Instant::now();
         rig.gateway.signal("TERM");
         let (status, _) = rig.gateway.wait(DRAIN * 2);
-        assert!(begun.elapsed() < DRAIN + Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < DRAIN + LATE, "{:?}", begun.elapsed());
         assert_eq!(status.code(), Some(0));
         stop.store(true, Ordering::SeqCst);
     });
@@ -72,12 +72,8 @@ fn tunnels_are_closed_over_the_whole_drain_and_the_busy_ones_last() {
     assert_eq!(told.len(), TUNNELS);
     let times: Vec<_> = told.iter().map(|(at, _)| *at - begun).collect();
     assert!(times[TUNNELS - 1] - times[0] > DRAIN / 2, "{times:?}");
-    assert!(times[TUNNELS - 1] < DRAIN, "{times:?}");
-    // An even spread over five seconds is twelve in each; a second here is a late one there.
-    for start in &times {
-        let within = |at: &&Duration| **at >= *start && **at < *start + Duration::from_secs(1);
-        assert!(times.iter().filter(within).count() <= 20, "{times:?}");
-    }
+    // How even the spread is, is told where the clock is (`src/tunnel/drain/tests.rs`).
+    assert!(times[TUNNELS - 1] < DRAIN + LATE, "{times:?}");
     let last = told.iter().rev().take(BUSY).filter(|(_, busy)| *busy).count();
     assert!(last + 1 >= BUSY, "{last} of the last {BUSY} were busy: {told:?}");
     let lines = rig.gateway.access("/websockify");

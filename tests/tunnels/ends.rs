@@ -143,7 +143,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[test]
 fn a_tunnel_ends_with_its_token_and_the_grace_where_the_route_says_so() {
     let site = Site::configured_serving(&screen(TOKEN), echo);
-    let (token, expires) = short(PODS[0], 2);
+    let (token, expires) = short(PODS[0], 3);
     let mut socket = site.websocket(&format!("/websockify?{token}"));
     socket.send("in time".into()).unwrap();
     assert_eq!(socket.read().unwrap(), "in time".into());
@@ -164,17 +164,17 @@ fn a_fresh_token_for_the_same_pod_moves_the_end_and_no_other_does() {
         let token = format!("ABCAuthorization: {token}\r\nContent-Length: 0\r\n");
         site.ask("POST", "/gw/renew", &token)
     };
-    let (token, first) = short(PODS[0], 3);
+    let (token, first) = short(PODS[0], 7);
     let mut socket = site.websocket(&format!("/websockify?{token}"));
     // A second tunnel of the same pod that nobody may keep, and one whose pod nobody renews.
     let mut same = site.websocket(&format!("/websockify?{token}"));
-    let mut other = site.websocket(&format!("/websockify?{}", short(PODS[1], 3).0));
+    let mut other = site.websocket(&format!("/websockify?{}", short(PODS[1], 7).0));
     assert_eq!(renew(&tokens::expired(PODS[0])).status, 401);
     assert_eq!(renew(&tokens::foreign(PODS[0])).status, 401);
     assert_eq!(site.get("/gw/renew", &Site::bearer()).status, 405);
     // Nor a token that ends no later.
-    assert_eq!(renew(&short(PODS[0], 1).0).json()["renewed"], 0);
-    let (fresh, second) = short(PODS[0], 6);
+    assert_eq!(renew(&short(PODS[0], 5).0).json()["renewed"], 0);
+    let (fresh, second) = short(PODS[0], 10);
     let answer = renew(&fresh);
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json(), serde_json::json!({"renewed": 2, "expires": second.as_secs()}));
@@ -198,7 +198,7 @@ fn a_fresh_token_for_the_same_pod_moves_the_end_and_no_other_does() {
 #[test]
 fn where_the_route_does_not_say_so_a_tunnel_outlives_its_token() {
     let site = Site::serving(echo);
-    let (token, expires) = short(PODS[0], 1);
+    let (token, expires) = short(PODS[0], 3);
     let mut socket = site.websocket(&format!("/websockify?{token}"));
     while wall() < expires + Duration::from_secs(1) {
         thread::sleep(Duration::from_millis(20));

@@ -263,7 +263,7 @@ impl Restless {
         let text = format!(
             "[auth]\nsigning_keys = [{signing:?}]\npayload_keys = [{payload:?}]\n\
              [admin]\nlisten = [\"{admin}\"]\n[log]\nlevel = \"{level}\"\n{}timeouts = {{ read = \"{read}s\" }}\n",
-            screen("tunnel = { ping = \"1s\" }")
+            screen("tunnel = { ping = \"5s\" }")
         );
         with_port(&text, port)
     }

@@ -204,7 +204,7 @@ async function client(url, seed, size) {
   check(slow === await text(), 'a slow message came as another one');
   const hashed = await drip(socket, counting, random, 12, 3000, 0.12);
   check(digest(...(await next())) === hashed, 'a slow message came back as another one');
-  await sleep(700);
+  await sleep(1200);
   await send(socket, 'report');
   const pod = JSON.parse(await text());
   const closed = new Promise((done) => {

@@ -207,7 +207,7 @@ async def client(url, seed, size=None):
         hashed = await drip(socket, rng, 12, 3000, 0.12)
         assert digest(await socket.recv()) == hashed, "a slow message came back as another one"
         # Both are.
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(1.2)
         await socket.send("report")
         told = json.loads(await socket.recv())
         await socket.close(4001, "grüße")

@@ -39,7 +39,7 @@ pub(super) fn url(gateway: &Gateway) -> String {
 }
 
 fn every_message_comes_back(client: Library, pod: Library, seed: &str) {
-    let (report, reason) = went_through(client, pod, "200ms", &[seed]);
+    let (report, reason) = went_through(client, pod, "500ms", &[seed]);
     assert_eq!(report["messages"], 24, "{report}");
     for side in ["client", "pod"] {
         let counted = &report[side];
