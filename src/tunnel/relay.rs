@@ -100,7 +100,8 @@ where
 
 /// A side's present silence.
 struct Silence {
-    /// When it began.
+    /// When it began, or the last ping became due in it. Not more than one of them in one interval: a process
+    /// that was stopped for long, or its machine, gives the side its time to answer all the same.
     since: Instant,
     /// Pings that became due in it.
     asked: u8,
@@ -134,7 +135,7 @@ impl Silence {
 
     /// When the next ping is due, or missed.
     fn due(&self, interval: Duration) -> Option<Instant> {
-        (!self.deaf).then(|| self.since + interval * u32::from(self.asked + 1))
+        (!self.deaf).then(|| self.since + interval)
     }
 
     /// Asks `peer` if it is time to; true when it has missed too many pings and is lost. `ear` is
@@ -155,6 +156,7 @@ impl Silence {
             self.restart(now);
         } else if !unheard && self.asked < PINGS {
             self.asked += 1;
+            self.since = now;
             peer.wanted = Some(Own::Ping);
         } else if !unheard && self.answers {
             return true;

@@ -354,6 +354,20 @@ async fn a_client_that_answers_no_ping_is_lost_after_two() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relay_that_was_held_up_gives_others_their_time() {
+    let mut rig = start(Limits::default());
+    // It has begun to wait.
+    assert_silent(&mut rig.client, seconds(1)).await;
+    tokio::time::advance(seconds(1000)).await;
+    let (first, payload) = read_frame(&mut rig.client).await.unwrap();
+    assert_eq!(first, 0x89);
+    assert_silent(&mut rig.client, seconds(20)).await;
+    rig.client.write_all(&masked(0x8a, &payload)).await.unwrap();
+    assert_silent(&mut rig.client, seconds(20)).await;
+    assert!(!rig.relay.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
 async fn any_byte_proves_a_client_alive() {
     let rig = start(Limits::default());
     let (mut reader, mut writer) = tokio::io::split(rig.client);
