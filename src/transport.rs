@@ -148,6 +148,15 @@ impl Transport {
         (self.wire, self.seat)
     }
 
+    /// The bare socket, to be closed. What was not flushed is lost.
+    #[must_use]
+    pub fn abandon(self) -> TcpStream {
+        match self.wire {
+            Wire::Plain(tcp) => tcp,
+            Wire::Tls(tls) => tls.into_inner().0,
+        }
+    }
+
     /// Whether neither bytes nor an end has come that nobody has read. Asks the system only if it has
     /// told of something.
     #[must_use]
@@ -167,21 +176,66 @@ impl Transport {
         buffer: &mut BytesMut,
     ) -> Result<io::Result<usize>, Silent> {
         let mut waits = false;
+        poll_fn(|cx| self.poll_read_within(cx, limit, &mut waits, buffer)).await
+    }
+
+    /// The same while much waits to leave: comes back without having read, with none, as soon as more
+    /// can be added.
+    pub async fn read_or_send(
+        &mut self,
+        limit: Duration,
+        buffer: &mut BytesMut,
+    ) -> Result<io::Result<Option<usize>>, Silent> {
+        let full = self.is_full();
+        let mut waits = false;
         poll_fn(|cx| {
-            if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *self), cx, buffer) {
-                return Poll::Ready(Ok(read));
+            let read = self.poll_read_within(cx, limit, &mut waits, buffer);
+            if read.is_pending() && full && !self.is_full() {
+                return Poll::Ready(Ok(Ok(None)));
             }
-            if !std::mem::replace(&mut waits, true) {
-                let end = Instant::now() + limit.min(FOREVER);
-                match &mut self.alarm {
-                    Some(alarm) => alarm.as_mut().reset(end),
-                    None => self.alarm = Some(Box::pin(sleep_until(end))),
+            read.map_ok(|read| read.map(Some))
+        })
+        .await
+    }
+
+    fn poll_read_within(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: Duration,
+        waits: &mut bool,
+        buffer: &mut BytesMut,
+    ) -> Poll<Result<io::Result<usize>, Silent>> {
+        if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *self), cx, buffer) {
+            return Poll::Ready(Ok(read));
+        }
+        if !std::mem::replace(waits, true) {
+            let end = Instant::now() + limit.min(FOREVER);
+            match &mut self.alarm {
+                Some(alarm) => alarm.as_mut().reset(end),
+                None => self.alarm = Some(Box::pin(sleep_until(end))),
+            }
+        }
+        match &mut self.alarm {
+            Some(alarm) => alarm.as_mut().poll(cx).map(|()| Err(Silent)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Takes all of it and waits for nothing: what the system does not take now leaves when the connection
+    /// is read or flushed. Whoever adds much looks at [`Transport::is_full`] before.
+    pub async fn offer(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        poll_fn(|cx| {
+            while !bytes.is_empty() {
+                match Pin::new(&mut *self).poll_write(cx, bytes)? {
+                    Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(taken) => bytes = bytes.get(taken..).unwrap_or_default(),
+                    Poll::Pending => {
+                        self.unsent.extend_from_slice(bytes);
+                        break;
+                    }
                 }
             }
-            match &mut self.alarm {
-                Some(alarm) => alarm.as_mut().poll(cx).map(|()| Err(Silent)),
-                None => Poll::Pending,
-            }
+            Poll::Ready(Ok(()))
         })
         .await
     }

@@ -121,8 +121,31 @@ impl Writer {
     /// # Errors
     /// If the connection fails.
     pub async fn write(&mut self, to: &mut Transport, piece: &[u8]) -> io::Result<usize> {
+        let piece = self.begin(to, piece);
+        if !piece.is_empty() {
+            to.write_all(piece).await?;
+            self.end(to);
+        }
+        Ok(piece.len())
+    }
+
+    /// The same without waiting: what the system does not take now leaves later, see [`Transport::offer`].
+    ///
+    /// # Errors
+    /// If the connection fails.
+    pub async fn offer(&mut self, to: &mut Transport, piece: &[u8]) -> io::Result<()> {
+        let piece = self.begin(to, piece);
+        if !piece.is_empty() {
+            to.offer(piece).await?;
+            self.end(to);
+        }
+        Ok(())
+    }
+
+    /// What of a piece belongs to the body, once what goes before it is written.
+    fn begin<'p>(&mut self, to: &mut Transport, piece: &'p [u8]) -> &'p [u8] {
         let here = match &mut self.0 {
-            Framing::Over => return Ok(0),
+            Framing::Over => 0,
             Framing::Bytes(left) => {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(piece.len());
                 *left -= here as u64;
@@ -130,19 +153,18 @@ impl Writer {
             }
             Framing::Chunks | Framing::Rest => piece.len(),
         };
-        let piece = piece.get(..here).unwrap_or_default();
         // An empty chunk would be the last one.
-        if piece.is_empty() {
-            return Ok(0);
-        }
-        if matches!(self.0, Framing::Chunks) {
+        if here > 0 && matches!(self.0, Framing::Chunks) {
             put_size(to.unsent(), here);
-            to.write_all(piece).await?;
-            to.unsent().extend_from_slice(b"\r\n");
-        } else {
-            to.write_all(piece).await?;
         }
-        Ok(here)
+        piece.get(..here).unwrap_or_default()
+    }
+
+    /// Writes what goes behind a piece.
+    fn end(&self, to: &mut Transport) {
+        if matches!(self.0, Framing::Chunks) {
+            to.unsent().extend_from_slice(b"\r\n");
+        }
     }
 
     /// Writes the end of the body. The last bytes may still wait for a flush.

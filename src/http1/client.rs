@@ -20,6 +20,17 @@ const ANSWER: usize = PIECE + HEAD_BUFFER;
 /// Longest time from the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
+/// What comes of waiting for more of an answer's body.
+#[derive(Debug)]
+pub enum Came {
+    /// The next piece of it.
+    Piece(Bytes),
+    /// It is over.
+    End,
+    /// Nothing yet, but there is room again for the request's body ([`Exchange::has_room`]).
+    Room,
+}
+
 /// A request under way, and its answer.
 #[derive(Debug)]
 pub struct Exchange {
@@ -31,6 +42,8 @@ pub struct Exchange {
     /// Whether the answer has no body whatever it says (RFC 9112 section 6.3).
     head_only: bool,
     request: Writer,
+    /// Why the upstream takes no more of the request.
+    refused: Option<ErrorKind>,
     head: Option<Parts>,
     body: Reader,
     /// Whether the upstream allows another request on the connection.
@@ -48,6 +61,7 @@ impl Exchange {
             since: None,
             head_only: *method == Method::HEAD,
             request: Writer::new(Length::Known(0)),
+            refused: None,
             head: None,
             body: Reader::new(Length::Known(0)),
             keep: false,
@@ -67,38 +81,57 @@ impl Exchange {
         if whole || self.transport.is_full() { self.flush().await } else { Ok(()) }
     }
 
-    /// Writes a piece of the request's body.
-    ///
-    /// # Errors
-    /// If the upstream does not take it in its time.
-    pub async fn write_body(&mut self, piece: &[u8]) -> Result<()> {
-        let write = self.request.write(&mut self.transport, piece);
-        match within(self.waits.write, write).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(failed(ErrorType::WriteError, error).into_up()),
-            Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
+    /// Takes a piece of the request's body, and waits for nothing: what the upstream does not take now leaves
+    /// while its answer is waited for. Whoever adds more looks at [`Exchange::has_room`] before.
+    pub async fn write_body(&mut self, piece: &[u8]) {
+        if self.refused.is_none()
+            && let Err(error) = self.request.offer(&mut self.transport, piece).await
+        {
+            self.stop_asking(&error);
         }
     }
 
-    /// Writes the end of the request's body; whatever still waits leaves.
-    ///
-    /// # Errors
-    /// If the upstream does not take it in its time, or more of the body was promised.
-    pub async fn finish_body(&mut self) -> Result<()> {
-        let finished = self.request.finish(&mut self.transport);
-        finished.map_err(|error| failed(ErrorType::WriteError, error).into_up())?;
-        self.flush().await
+    /// Takes the end of the request's body, which leaves like a piece of it. If more was promised, the
+    /// connection serves no other request.
+    pub fn finish_body(&mut self) {
+        if let Err(error) = self.request.finish(&mut self.transport) {
+            self.stop_asking(&error);
+        }
     }
 
-    /// Gives up what is left of the request, since the upstream takes no more of it. True if it has begun
-    /// to answer, which is still to be read.
-    pub async fn stop_asking(&mut self) -> bool {
+    /// Whether another piece of the request's body may be added.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.transport.is_full()
+    }
+
+    /// Whether the upstream takes no more of the request. It may have answered before, or still do so.
+    #[must_use]
+    pub fn has_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Waits until the upstream has taken all that was written.
+    ///
+    /// # Errors
+    /// If it does not in its time.
+    pub async fn drain(&mut self) -> Result<()> {
+        if self.transport.unsent().is_empty() {
+            return Ok(());
+        }
+        match within(self.waits.write, self.transport.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.stop_asking(&error),
+            Err(_) => return Err(Error::new_up(ErrorType::WriteTimedout)),
+        }
+        Ok(())
+    }
+
+    /// Gives up what is left of the request.
+    fn stop_asking(&mut self, error: &io::Error) {
         // What cannot be sent must not stand in the way of what is read.
         self.transport.unsent().clear();
-        if self.read.is_empty() {
-            let _ = within(Duration::ZERO, self.fill()).await;
-        }
-        !self.read.is_empty()
+        self.refused = Some(error.kind());
     }
 
     async fn flush(&mut self) -> Result<()> {
@@ -110,11 +143,12 @@ impl Exchange {
     }
 
     /// Reads the head of an answer: of the final one, or of an interim one, behind which another comes.
-    /// May be cancelled and called again.
+    /// Comes back with none as soon as there is room again ([`Exchange::has_room`]). May be cancelled and
+    /// called again.
     ///
     /// # Errors
     /// If it does not come in its time, or is not framed in one way.
-    pub async fn read_head(&mut self) -> Result<&Parts> {
+    pub async fn read_head(&mut self) -> Result<Option<&Parts>> {
         let mut judged = 0;
         loop {
             // Only a new line can end a head, or break its rules for good.
@@ -125,7 +159,7 @@ impl Exchange {
                     parsed.map_err(|error| failed(ErrorType::ReadError, error).into_up())?;
                 if let Some((response, end)) = parsed {
                     self.read.advance(end);
-                    return Ok(self.begin(response));
+                    return Ok(Some(self.begin(response)));
                 }
             }
             judged = self.read.len();
@@ -135,9 +169,13 @@ impl Exchange {
                     return Err(Error::new_up(ErrorType::ReadTimedout));
                 }
             }
-            if self.fill().await? == 0 {
-                let closed = io::Error::from(ErrorKind::UnexpectedEof);
-                return Err(failed(ErrorType::ConnectionClosed, closed).into_up());
+            match self.fill().await? {
+                None => return Ok(None),
+                Some(0) => {
+                    let closed = io::Error::from(ErrorKind::UnexpectedEof);
+                    return Err(failed(ErrorType::ConnectionClosed, closed).into_up());
+                }
+                Some(_) => {}
             }
         }
     }
@@ -168,32 +206,53 @@ impl Exchange {
         self.head.take()
     }
 
-    /// The next piece of the answer's body; none if it is over. May be cancelled and called again.
+    /// The next piece of the answer's body. May be cancelled and called again.
     ///
     /// # Errors
     /// If it does not come in its time, is not framed by the letter, or breaks off.
-    pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
+    pub async fn read_body(&mut self) -> Result<Came> {
         loop {
             match self.body.take(&mut self.read) {
-                Ok(Some(piece)) => return Ok(Some(piece)),
-                Ok(None) if self.body.is_over() => return Ok(None),
+                Ok(Some(piece)) => return Ok(Came::Piece(piece)),
+                Ok(None) if self.body.is_over() => return Ok(Came::End),
                 Ok(None) => {}
                 Err(_) => return Err(failed(ErrorType::ReadError, invalid()).into_up()),
             }
-            if self.fill().await? == 0 {
-                let ended = self.body.end();
-                ended.map_err(|error| failed(ErrorType::ConnectionClosed, error).into_up())?;
-                return Ok(None);
+            match self.fill().await? {
+                None => return Ok(Came::Room),
+                Some(0) => {
+                    self.end()
+                        .map_err(|error| failed(ErrorType::ConnectionClosed, error).into_up())?;
+                    return Ok(Came::End);
+                }
+                Some(_) => {}
             }
         }
     }
 
-    async fn fill(&mut self) -> Result<usize> {
+    /// The upstream says nothing more.
+    fn end(&mut self) -> io::Result<()> {
+        // The system has told of the reset already, where it was written to: now it looks like an end.
+        match self.refused {
+            Some(ErrorKind::ConnectionReset) => Err(ErrorKind::ConnectionReset.into()),
+            _ => self.body.end(),
+        }
+    }
+
+    /// Reads once, and sends what waits. None if there is room again before.
+    async fn fill(&mut self) -> Result<Option<usize>> {
         self.read.reserve(ANSWER);
-        match self.transport.read_within(self.waits.read, &mut self.read).await {
-            Ok(Ok(count)) => Ok(count),
+        let limit = if self.has_room() { self.waits.read } else { self.waits.write };
+        match self.transport.read_or_send(limit, &mut self.read).await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) if !self.transport.unsent().is_empty() => {
+                // It was not to be sent: what there is to read is still there.
+                self.stop_asking(&error);
+                Ok(None)
+            }
             Ok(Err(error)) => Err(failed(ErrorType::ReadError, error).into_up()),
-            Err(_) => Err(Error::new_up(ErrorType::ReadTimedout)),
+            Err(_) if self.has_room() => Err(Error::new_up(ErrorType::ReadTimedout)),
+            Err(_) => Err(Error::new_up(ErrorType::WriteTimedout)),
         }
     }
 
@@ -203,12 +262,13 @@ impl Exchange {
         (self.transport, self.read)
     }
 
-    /// The connection, if another request may follow on it: the answer is over, the upstream keeps it,
-    /// and has said nothing that nobody asked for. The request must be over, too.
+    /// The connection, if another request may follow on it: the answer is over, the upstream keeps it, has
+    /// taken all of the request, and has said nothing that nobody asked for. The request must be over, too.
     #[must_use]
-    pub fn into_kept(self) -> Option<Box<Transport>> {
+    pub fn into_kept(mut self) -> Option<Box<Transport>> {
+        let taken = self.refused.is_none() && self.transport.unsent().is_empty();
         let over = self.body.is_over() && self.read.is_empty();
-        (self.keep && over).then_some(self.transport)
+        (self.keep && taken && over).then_some(self.transport)
     }
 }
 

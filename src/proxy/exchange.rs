@@ -14,6 +14,7 @@ use crate::admission::TunnelSeat;
 use crate::admission::pace::Pace;
 use crate::error::Error;
 use crate::http1::body::Length;
+use crate::http1::client::Came;
 use crate::session::Session;
 use crate::tunnel::handshake::is_answered;
 use crate::upstream::desktops::Found;
@@ -37,8 +38,6 @@ struct Upload {
     pace: Pace,
     /// Whether all of it was passed on, or can no longer be.
     over: bool,
-    /// Whether the upstream stopped taking it.
-    broken: bool,
 }
 
 /// An upstream that has answered: the head of its final response is read.
@@ -77,7 +76,7 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
         let upstream = upstream.map_err(Error::from)?;
         let reused = upstream.reused;
         let replay = (tries > 1).then(|| session.kept_body()).flatten();
-        let upload = Upload { received: 0, pace, over, broken: false };
+        let upload = Upload { received: 0, pace, over };
         let answer = Answer { upstream, found, seat, upload };
         match answer.ask(session, plan, (&head, length), replay).await {
             Err(error)
@@ -136,17 +135,21 @@ impl Answer {
         }
         let mut interim = 0;
         loop {
+            let wants_more = self.wants_more();
             tokio::select! {
                 biased;
-                body = session.read_body_or_idle(self.upload.over) => {
+                body = session.read_body_or_idle(self.upload.over), if wants_more => {
                     self.pass_on(session, plan, body?).await?;
                 }
                 head = self.upstream.http.read_head() => {
-                    let head = head?;
+                    let Some(head) = head? else { continue };
                     match head.status {
                         StatusCode::SWITCHING_PROTOCOLS
-                            if plan.upgrade && is_answered(session.request(), head) =>
+                            if plan.upgrade
+                                && self.upload.over
+                                && is_answered(session.request(), head) =>
                         {
+                            self.upstream.http.drain().await?;
                             return Ok(self);
                         }
                         StatusCode::SWITCHING_PROTOCOLS => return Err(invalid()),
@@ -181,30 +184,22 @@ impl Answer {
                 return Err(Error::BodyTooSlow.into());
             }
         }
-        let write = async {
-            // An empty chunk is the last one: what a piece without bytes stands for is not over.
-            if let Some(bytes) = piece.as_ref().filter(|bytes| !bytes.is_empty()) {
-                upstream.http.write_body(bytes).await?;
-            }
-            if piece.is_none() || session.is_body_over() {
-                upload.over = true;
-                upstream.http.finish_body().await?;
-            }
-            Ok::<_, Box<PingoraError>>(())
-        };
-        match write.await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let answers = upstream.http.stop_asking().await;
-                if *error.etype() == ErrorType::WriteTimedout && !answers {
-                    return Err(error.into_up());
-                }
-                // It may have answered before it stopped taking: that is still to be read.
-                upload.over = true;
-                upload.broken = true;
-                Ok(())
-            }
+        // An empty chunk is the last one: what a piece without bytes stands for is not over.
+        if let Some(bytes) = piece.as_ref().filter(|bytes| !bytes.is_empty()) {
+            upstream.http.write_body(bytes).await;
         }
+        if piece.is_none() || session.is_body_over() {
+            upload.over = true;
+            upstream.http.finish_body();
+        }
+        Ok(())
+    }
+
+    /// Whether the client is to be read: more of its request, or that it goes.
+    fn wants_more(&mut self) -> bool {
+        // An answer may have come before the upstream stopped taking the request.
+        self.upload.over |= self.upstream.http.has_refused();
+        self.upload.over || self.upstream.http.has_room()
     }
 
     /// Passes the response on to its end, and what is left of the request's body meanwhile.
@@ -230,13 +225,15 @@ impl Answer {
         }
         session.write_head(head).await?;
         loop {
+            let wants_more = self.wants_more();
             tokio::select! {
                 biased;
-                piece = self.upstream.http.read_body() => {
-                    let Some(piece) = piece? else { break };
-                    write_body(session, piece, packing.as_mut()).await?;
-                }
-                body = session.read_body_or_idle(self.upload.over) => {
+                came = self.upstream.http.read_body() => match came? {
+                    Came::Piece(piece) => write_body(session, piece, packing.as_mut()).await?,
+                    Came::Room => {}
+                    Came::End => break,
+                },
+                body = session.read_body_or_idle(self.upload.over), if wants_more => {
                     self.pass_on(session, plan, body?).await?;
                 }
             }
@@ -251,13 +248,15 @@ impl Answer {
         if unsent && !self.upload.over {
             return Ok(());
         }
-        while !self.upload.over {
+        loop {
+            self.upstream.http.drain().await?;
+            if self.upload.over || self.upstream.http.has_refused() {
+                break;
+            }
             let body = session.read_body().await?;
             self.pass_on(session, plan, body).await?;
         }
-        if !self.upload.broken {
-            self.upstream.release(way.pool);
-        }
+        self.upstream.release(way.pool);
         Ok(())
     }
 }

@@ -20,6 +20,26 @@ async fn exchange(method: Method) -> (Exchange, TcpStream) {
     (Exchange::new(transport, &method, Waits { read: WAIT, write: WAIT }), theirs)
 }
 
+/// The next head's status.
+async fn status_of(exchange: &mut Exchange) -> Result<StatusCode> {
+    loop {
+        if let Some(head) = exchange.read_head().await? {
+            return Ok(head.status);
+        }
+    }
+}
+
+/// The next piece of the body; none if it is over.
+async fn piece_of(exchange: &mut Exchange) -> Result<Option<Bytes>> {
+    loop {
+        match exchange.read_body().await? {
+            Came::Piece(piece) => return Ok(Some(piece)),
+            Came::End => return Ok(None),
+            Came::Room => {}
+        }
+    }
+}
+
 /// What an answer comes to: its status, its body, and whether its connection is kept.
 async fn answered(method: Method, bytes: &[u8], ends: bool) -> Result<(u16, String, bool)> {
     let (mut exchange, mut theirs) = exchange(method).await;
@@ -27,12 +47,12 @@ async fn answered(method: Method, bytes: &[u8], ends: bool) -> Result<(u16, Stri
     if ends {
         theirs.shutdown().await.unwrap();
     }
-    let mut status = exchange.read_head().await?.status;
+    let mut status = status_of(&mut exchange).await?;
     while status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        status = exchange.read_head().await?.status;
+        status = status_of(&mut exchange).await?;
     }
     let mut body = Vec::new();
-    while let Some(piece) = exchange.read_body().await? {
+    while let Some(piece) = piece_of(&mut exchange).await? {
         body.extend_from_slice(&piece);
     }
     let body = String::from_utf8(body).unwrap();
@@ -120,11 +140,11 @@ async fn a_read_that_is_given_up_loses_nothing() {
         theirs.write_all(part.as_bytes()).await.unwrap();
         exchange.transport.readable().await;
     }
-    assert_eq!(exchange.read_head().await.unwrap().status, 200);
-    assert_eq!(exchange.read_body().await.unwrap().unwrap(), "ab");
+    assert_eq!(status_of(&mut exchange).await.unwrap(), 200);
+    assert_eq!(piece_of(&mut exchange).await.unwrap().unwrap(), "ab");
     assert!(exchange.read_body().now_or_never().is_none());
     theirs.write_all(b"cd").await.unwrap();
-    assert_eq!(exchange.read_body().await.unwrap().unwrap(), "cd");
+    assert_eq!(piece_of(&mut exchange).await.unwrap().unwrap(), "cd");
     assert!(exchange.into_kept().is_some());
 }
 
@@ -144,12 +164,13 @@ async fn a_head_has_a_time_to_come_in() {
 async fn a_request_leaves_when_its_answer_is_waited_for() {
     let (mut exchange, mut theirs) = exchange(Method::POST).await;
     exchange.write_head(b"POST / HTTP/1.1\r\n\r\n", Length::Chunks).await.unwrap();
-    exchange.write_body(b"body").await.unwrap();
+    exchange.write_body(b"body").await;
     assert!(exchange.read_head().now_or_never().is_none());
     let mut read = [0; 64];
     let count = theirs.read(&mut read).await.unwrap();
     assert_eq!(&read[..count], b"POST / HTTP/1.1\r\n\r\n4\r\nbody\r\n");
-    exchange.finish_body().await.unwrap();
+    exchange.finish_body();
+    exchange.drain().await.unwrap();
     let count = theirs.read(&mut read).await.unwrap();
     assert_eq!(&read[..count], b"0\r\n\r\n");
 }
@@ -167,16 +188,68 @@ async fn an_upstream_that_takes_no_more_is_heard_all_the_same() {
         }
         // A close with bytes unread resets the connection.
         let kept = (!closes).then_some(theirs);
-        let error = loop {
-            if let Err(error) = exchange.write_body(&piece).await {
-                break error;
-            }
-        };
-        assert_eq!(*error.etype() == ErrorType::WriteTimedout, !closes, "{error}");
-        assert_eq!(exchange.stop_asking().await, answers, "closes: {closes}");
-        if answers {
-            assert_eq!(exchange.read_head().await.unwrap().status, 413);
+        while exchange.has_room() && !exchange.has_refused() {
+            exchange.write_body(&piece).await;
         }
+        assert_eq!(exchange.has_refused(), closes);
+        match status_of(&mut exchange).await {
+            Ok(status) => assert!(answers && status == 413, "{status}"),
+            Err(error) => {
+                assert!(!answers && *error.etype() == ErrorType::WriteTimedout, "{error}");
+            }
+        }
+        assert!(exchange.into_kept().is_none());
         drop(kept);
     }
+}
+
+#[tokio::test]
+async fn an_upstream_may_answer_as_it_is_asked() {
+    const TOTAL: usize = 32 * 1024 * 1024;
+    let (mut exchange, theirs) = exchange(Method::POST).await;
+    let echo = tokio::spawn(async move {
+        let (mut from, mut to) = theirs.into_split();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n");
+        let mut line = [0; 19];
+        from.read_exact(&mut line).await.unwrap();
+        to.write_all(head.as_bytes()).await.unwrap();
+        tokio::io::copy(&mut from.take(TOTAL as u64), &mut to).await.unwrap()
+    });
+    let length = Length::Known(TOTAL as u64);
+    exchange.write_head(b"POST / HTTP/1.1\r\n\r\n", length).await.unwrap();
+    let piece = vec![b'x'; 64 * 1024];
+    let (mut sent, mut received) = (0, 0);
+    assert_eq!(status_of(&mut exchange).await.unwrap(), 200);
+    loop {
+        // As much as there is room for: the system takes less of it than there is.
+        while sent < TOTAL && exchange.has_room() {
+            exchange.write_body(&piece).await;
+            sent += piece.len();
+            assert!(exchange.transport.unsent().len() <= piece.len() + 2048);
+        }
+        match exchange.read_body().await.unwrap() {
+            Came::Piece(piece) => received += piece.len(),
+            Came::Room => {}
+            Came::End => break,
+        }
+    }
+    assert_eq!((sent, received), (TOTAL, TOTAL));
+    assert_eq!(echo.await.unwrap(), TOTAL as u64);
+}
+
+#[tokio::test]
+async fn an_answer_without_a_length_is_not_over_when_the_connection_is_reset() {
+    let (mut exchange, mut theirs) = exchange(Method::POST).await;
+    exchange.write_head(b"POST / HTTP/1.1\r\n\r\n", Length::Chunks).await.unwrap();
+    theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf of it").await.unwrap();
+    assert_eq!(status_of(&mut exchange).await.unwrap(), 200);
+    assert_eq!(piece_of(&mut exchange).await.unwrap().unwrap(), "half of it");
+    drop(theirs);
+    let piece = vec![b'x'; 256 * 1024];
+    while !exchange.has_refused() {
+        exchange.write_body(&piece).await;
+        tokio::task::yield_now().await;
+    }
+    let error = piece_of(&mut exchange).await.unwrap_err();
+    assert_eq!(upstream::fault(&error), upstream::Error::ConnectFailed);
 }
