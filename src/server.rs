@@ -52,6 +52,7 @@ use acceptors::Acceptors;
 pub use acceptors::Secure;
 pub use build::{Built, KeyTexts, build, build_authenticator};
 use control::{Control, Journal};
+use descriptors::Spares;
 use handover::{Giver, Offer, Socket, Taken};
 use lifecycle::{Lifecycle, Signals};
 use listeners::{Listeners, Scheme};
@@ -138,11 +139,13 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     let (stage, stages) = watch::channel(Stage::Serving);
     let (leaving, leaves) = watch::channel(false);
     let (ended, ends) = mpsc::channel(1);
+    // One for each worker: they need them at the same time.
+    let spares = Arc::new(Spares::new(workers).map_err(ListenError::Thread)?);
     for (index, sockets) in listeners.sockets.into_iter().enumerate() {
-        let (gateway, tls) = (gateway.clone(), tls.clone());
+        let (gateway, tls, spares) = (gateway.clone(), tls.clone(), Arc::clone(&spares));
         let (stage, leaving) = (stages.clone(), leaves.clone());
         let upstream_keepalive = config.server.upstream_keepalive;
-        let worker = Worker { sockets, tls, gateway, upstream_keepalive, stage, leaving };
+        let worker = Worker { sockets, tls, gateway, upstream_keepalive, spares, stage, leaving };
         runtimes.push(start(worker, index, ended.clone())?);
     }
     drop(ended);

@@ -34,7 +34,7 @@ use crate::upstream::pool::{Pool, SWEEP};
 const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// The same for a connection that is not taken on.
-const TURN_AWAY: Duration = Duration::from_millis(800);
+pub(super) const TURN_AWAY: Duration = Duration::from_millis(800);
 
 /// Serves the connections of a worker.
 pub(super) struct Connections {
@@ -108,7 +108,8 @@ impl Connections {
         let known = self.admission().identify(&mut seat, peer.ip());
         if let Err(refusal) = known {
             drop(seat);
-            return self.turn_away(tcp, peer, tls.is_some(), refusal).await;
+            drop(self.turn_away((tcp, peer), tls.is_some(), refusal, TURN_AWAY).await);
+            return;
         }
         let wire = match tls {
             None => Wire::Plain(tcp),
@@ -166,19 +167,20 @@ impl Connections {
         }
     }
 
-    /// Closes a connection that is not taken on. Over plain HTTP it is told why, unless too many are;
-    /// a handshake would cost more than it is worth.
+    /// Ends a connection that is not taken on, and returns it to be closed. Over plain HTTP it is told why,
+    /// unless too many are; a handshake would cost more than it is worth.
     pub(super) async fn turn_away(
         &self,
-        tcp: TcpStream,
-        peer: SocketAddr,
+        (tcp, peer): (TcpStream, SocketAddr),
         tls: bool,
         refusal: Refusal,
-    ) {
+        within: Duration,
+    ) -> TcpStream {
         let farewell = self.admission().farewell();
-        let Some(_farewell) = farewell.filter(|_| !tls) else { return };
+        let Some(_farewell) = farewell.filter(|_| !tls) else { return tcp };
         let mut transport = Transport::new(Wire::Plain(tcp), peer);
-        drop(timeout(TURN_AWAY, self.refuse(&mut transport, refusal.into())).await);
+        drop(timeout(within, self.refuse(&mut transport, refusal.into())).await);
+        transport.abandon()
     }
 
     /// Answers plain HTTP where TLS is spoken.

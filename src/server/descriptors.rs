@@ -1,13 +1,15 @@
-//! Descriptors: as many as the process may have, and one kept back for when there are none.
+//! Descriptors: as many as the process may have, and a few kept back for when there are none.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use rustix::io::Errno;
+use rustix::io::{DupFlags, Errno, dup3};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{error, warn};
@@ -42,43 +44,86 @@ pub(super) fn is_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|error| exhausted.contains(&error))
 }
 
-/// A descriptor that is given up to accept a connection, tell it that there is no room, and close it:
-/// else it would wait in the queue until its client gives up.
-pub(super) struct Spare {
-    descriptor: Option<OwnedFd>,
-    complained: Option<Instant>,
+/// Descriptors that are given up to accept a connection, tell it that there is no room, and close it: else it
+/// would wait in the queue until its client gives up. All workers share them, and accept through them.
+pub(super) struct Spares {
+    kept: RwLock<Vec<OwnedFd>>,
+    most: usize,
+    /// What each of them is a copy of.
+    idle: OwnedFd,
+    complained: Mutex<Option<Instant>>,
 }
 
-impl Spare {
-    pub(super) fn new() -> Self {
-        let mut spare = Self { descriptor: None, complained: None };
-        spare.refill();
-        spare
+impl Spares {
+    /// So many are kept, as soon as there are any.
+    pub(super) fn new(most: usize) -> io::Result<Self> {
+        let idle = UnixDatagram::unbound()?.into();
+        let spares = Self { kept: RwLock::default(), most, idle, complained: Mutex::default() };
+        spares.refill();
+        Ok(spares)
     }
 
-    /// Keeps one back again, if there is one.
-    pub(super) fn refill(&mut self) {
-        if self.descriptor.is_none() {
-            self.descriptor = UnixDatagram::unbound().ok().map(OwnedFd::from);
-        }
-    }
-
-    /// Accepts one connection with it. Another thread may be faster.
-    pub(super) fn accept(&mut self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-        drop(self.descriptor.take()?);
-        let accepted = listener.accept().now_or_never().and_then(Result::ok);
-        if accepted.is_none() {
-            // The kernel wants a descriptor before it looks whether anybody waits, and nobody does.
+    /// Accepts one connection. None takes a descriptor that is given up for another one meanwhile.
+    pub(super) async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr)> {
+        let (accepted, missing) = poll_fn(|context| {
+            let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+            listener.poll_accept(context).map(|accepted| (accepted, kept.len() < self.most))
+        })
+        .await;
+        if missing && accepted.is_ok() {
             self.refill();
         }
         accepted
     }
 
+    /// Accepts one connection with a descriptor that is given up for it. Comes back with
+    /// [`Self::take_back`].
+    pub(super) fn accept_with_one(
+        &self,
+        listener: &TcpListener,
+    ) -> Option<(TcpStream, SocketAddr)> {
+        let mut kept = self.kept();
+        drop(kept.pop()?);
+        let accepted = listener.accept().now_or_never().and_then(Result::ok);
+        if accepted.is_none() {
+            // The kernel wants a descriptor before it looks whether anybody waits, and nobody does.
+            kept.extend(self.idle.try_clone());
+        }
+        accepted
+    }
+
+    /// Closes a connection and keeps its descriptor, which is at no time free for others.
+    pub(super) fn take_back(&self, tcp: TcpStream) {
+        let Ok(mut descriptor) = tcp.into_std().map(OwnedFd::from) else { return };
+        let mut kept = self.kept();
+        if kept.len() < self.most && dup3(&self.idle, &mut descriptor, DupFlags::CLOEXEC).is_ok() {
+            kept.push(descriptor);
+        }
+    }
+
+    /// Keeps back as many again as are missing, if there are any.
+    pub(super) fn refill(&self) {
+        let mut kept = self.kept();
+        while kept.len() < self.most
+            && let Ok(descriptor) = self.idle.try_clone()
+        {
+            kept.push(descriptor);
+        }
+    }
+
     /// Tells that nothing can be accepted.
-    pub(super) fn complain(&mut self, error: &io::Error) {
-        if self.complained.is_none_or(|at| at.elapsed() > RARELY) {
-            self.complained = Some(Instant::now());
+    pub(super) fn complain(&self, error: &io::Error) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|at| at.elapsed() > RARELY) {
+            *complained = Some(Instant::now());
             error!(%error, "no connection can be accepted");
         }
+    }
+
+    fn kept(&self) -> RwLockWriteGuard<'_, Vec<OwnedFd>> {
+        self.kept.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

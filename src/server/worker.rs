@@ -9,12 +9,12 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::error;
 
 use super::acceptors::Acceptors;
-use super::connection::Connections;
-use super::descriptors::{Spare, is_exhausted};
+use super::connection::{Connections, TURN_AWAY};
+use super::descriptors::{Spares, is_exhausted};
 use super::listeners::Scheme;
 use super::stage::Stage;
 use crate::proxy::Gateway;
@@ -24,7 +24,7 @@ use crate::upstream::pool::Pool;
 /// Pause after the system refused to give a connection (no descriptor, no memory).
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Longest time for which the spare descriptor is held by one connection.
+/// Longest time for which a spare descriptor is held by one connection.
 const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// What a worker needs.
@@ -35,6 +35,8 @@ pub(super) struct Worker {
     pub(super) gateway: Gateway,
     /// Most idle connections to upstreams.
     pub(super) upstream_keepalive: usize,
+    /// For when there are no descriptors.
+    pub(super) spares: Arc<Spares>,
     /// What to do.
     pub(super) stage: watch::Receiver<Stage>,
     /// True once the process is about to end.
@@ -56,7 +58,9 @@ impl Worker {
                 let tls = self.tls.as_ref().filter(|_| scheme == Scheme::Https);
                 // A socket that listens has an address.
                 let tls = tls.zip(socket.local_addr().ok()).map(|(tls, at)| tls.of(at));
-                let accept = accept(socket, tls, Arc::clone(&connections), self.stage.clone());
+                let spares = Arc::clone(&self.spares);
+                let accept =
+                    accept(socket, tls, Arc::clone(&connections), spares, self.stage.clone());
                 tokio::spawn(async {
                     if let Err(error) = accept.await {
                         error!(%error, "a listener failed");
@@ -76,6 +80,7 @@ async fn accept(
     socket: BoundListener,
     tls: Option<Acceptor>,
     connections: Arc<Connections>,
+    spares: Arc<Spares>,
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     // The process does not end before it is known who had connected.
@@ -96,16 +101,16 @@ async fn accept(
                 drop(tokio::spawn(connections.serve((tcp, peer), tls.clone(), seat, connected)));
             }
             Err(refusal) => {
-                let turn_away =
-                    async move { connections.turn_away(tcp, peer, secure, refusal).await };
+                let turn_away = async move {
+                    connections.turn_away((tcp, peer), secure, refusal, TURN_AWAY).await
+                };
                 drop(tokio::spawn(turn_away));
             }
         }
     };
-    let mut spare = Spare::new();
     let next = loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = spares.accept(&listener) => accepted,
             stage = stage.wait_for(|stage| *stage > Stage::Serving) => {
                 break stage.map_or(Stage::Over, |stage| *stage);
             }
@@ -122,16 +127,16 @@ async fn accept(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                spare.complain(&error);
+                spares.complain(&error);
                 if is_exhausted(&error)
-                    && let Some((tcp, peer)) = spare.accept(&listener)
+                    && let Some(accepted) = spares.accept_with_one(&listener)
                 {
                     let refusal = connections.admission().without_descriptor();
-                    let turn_away = connections.turn_away(tcp, peer, secure, refusal);
-                    drop(timeout(LAST_WORD, turn_away).await);
+                    let turn_away = connections.turn_away(accepted, secure, refusal, LAST_WORD);
+                    spares.take_back(turn_away.await);
                 }
-                // At once: what is free for long goes to another worker's next connection.
-                spare.refill();
+                // Others may have taken one: what is free for long goes to the next connection.
+                spares.refill();
                 sleep(PAUSE).await;
             }
         }
@@ -144,11 +149,17 @@ async fn accept(
 
 /// Takes who waits to be accepted: the kernel resets what is left in the queue of a socket that closes.
 fn take_rest(listener: &BoundListener, serve: impl Fn(TcpStream, SocketAddr)) -> io::Result<()> {
-    while let Ok((tcp, peer)) = listener.accept() {
-        tcp.set_nonblocking(true)?;
-        serve(TcpStream::from_std(tcp)?, peer);
+    loop {
+        match listener.accept() {
+            Ok((tcp, peer)) => {
+                tcp.set_nonblocking(true)?;
+                serve(TcpStream::from_std(tcp)?, peer);
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            // Mostly that nobody is left.
+            Err(_) => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Whether only the connection failed that would have been accepted.
