@@ -45,6 +45,8 @@ struct Stamp {
     inode: u64,
     length: u64,
     modified: Option<SystemTime>,
+    /// When its owner or rights changed, too: seconds and nanoseconds.
+    changed: (i64, i64),
 }
 
 /// Reloads when asked and when a file changes.
@@ -194,7 +196,8 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     let stamp = |path: &PathBuf| {
         let found = fs::metadata(path).ok()?;
         let modified = found.modified().ok();
-        Some(Stamp { inode: found.ino(), length: found.len(), modified })
+        let changed = (found.ctime(), found.ctime_nsec());
+        Some(Stamp { inode: found.ino(), length: found.len(), modified, changed })
     };
     files.iter().map(stamp).collect()
 }
@@ -204,4 +207,26 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
 pub(super) struct Ask {
     /// Where its outcome goes.
     pub(super) answer: oneshot::Sender<Result<(), Vec<Fault>>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// It could not be read before, and nothing else of it may change.
+    #[test]
+    fn a_file_with_other_rights_is_another_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let files = [file.path().to_owned()];
+        let before = stamps(&files);
+        let start = Instant::now();
+        // The system's clock for files has ticks of milliseconds.
+        while stamps(&files) == before {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o640)).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(5));
+        }
+    }
 }
