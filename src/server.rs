@@ -25,7 +25,6 @@ use crate::telemetry::access_log::InFlight;
 use crate::telemetry::metrics::{Kind, Metrics};
 use crate::tls::SettingsError;
 use crate::tunnel;
-use crate::tunnel::ends::End;
 use crate::tunnel::registry::Registry;
 use crate::upstream;
 
@@ -257,7 +256,6 @@ fn name_counters(metrics: &Metrics, rooms: &Rooms) {
     metrics.add_routes(rooms.table.iter().map(|route| &*route.name));
     metrics.add_reasons(Kind::Auth, auth::Error::REASONS);
     metrics.add_reasons(Kind::Upstream, upstream::Error::ALL.iter().map(upstream::Error::reason));
-    metrics.add_reasons(Kind::End, End::ALL.iter().map(|end| end.reason()));
     metrics.add_reasons(Kind::Failure, Error::OWN_REASONS);
     metrics.add_reasons(Kind::Failure, Limit::ALL.map(Limit::reason));
 }

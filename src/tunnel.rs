@@ -137,6 +137,7 @@ fn finish(mut record: Record, id: u64, outcome: Outcome) {
     record.received = outcome.to_pod.bytes;
     record.sent = outcome.to_client.bytes;
     record.reason = outcome.end.reason();
+    record.tunnel = true;
     info!(
         target: "tunnel",
         id,

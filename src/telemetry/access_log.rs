@@ -138,6 +138,8 @@ pub struct Record {
     pub sent: u64,
     /// Fixed name of the failure, or of the end of a tunnel.
     pub reason: &'static str,
+    /// Whether a tunnel was opened: its end is no failure of its request, whatever its name.
+    pub tunnel: bool,
     /// Counts the request as under way until its line is written.
     pub under_way: Entered,
 }
@@ -174,6 +176,7 @@ impl Record {
             received: 0,
             sent: 0,
             reason: "",
+            tunnel: false,
             under_way,
         }
     }
@@ -183,7 +186,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         let duration = self.start.elapsed();
         let metrics = self.under_way.0.metrics();
-        metrics.request(self.route(), self.status, duration.as_secs_f64(), self.reason);
+        let failure = if self.tunnel { "" } else { self.reason };
+        metrics.request(self.route(), self.status, duration.as_secs_f64(), failure);
         traces::record(self, duration);
         super::write(self, duration);
     }
@@ -192,6 +196,20 @@ impl Drop for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Kind;
+
+    #[test]
+    fn the_end_of_a_tunnel_is_no_failure_of_its_request() {
+        let in_flight = InFlight::default();
+        in_flight.metrics().add_reasons(Kind::Auth, ["revoked"]);
+        for tunnel in [true, false] {
+            let mut record = Record::empty(None, "id".into(), in_flight.enter(), Instant::now());
+            (record.status, record.reason, record.tunnel) = (101, "revoked", tunnel);
+            drop(record);
+            let counted = [("revoked".to_owned(), u64::from(!tunnel))];
+            assert_eq!(in_flight.metrics().auth_failures(), counted);
+        }
+    }
 
     #[test]
     fn a_record_is_small() {

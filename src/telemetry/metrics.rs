@@ -33,7 +33,7 @@ const OTHER: &str = "other";
 /// Status of a request that became a tunnel.
 const SWITCHING_PROTOCOLS: u16 = 101;
 
-/// What a reason of the access log tells.
+/// What a failed request's reason in the access log tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The request failed.
@@ -42,8 +42,6 @@ pub enum Kind {
     Auth,
     /// The request failed because of its upstream.
     Upstream,
-    /// A tunnel ended, which is no failure of a request.
-    End,
 }
 
 /// What runs.
@@ -134,7 +132,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that ended. `reason` is that of the access log, empty for none. How long a
+    /// Counts a request that ended. `reason` is why it failed, empty if it did not. How long a
     /// tunnel (status 101) was open is not taken for the duration of a request.
     pub fn request(&self, route: &str, status: u16, seconds: f64, reason: &str) {
         let cells = self.0.routes.get_or_other(route);

@@ -157,7 +157,7 @@ impl Scrape {
         let of = |kind: Kind| reasons.iter().filter(move |(_, reason)| reason.kind == kind);
         let help = "Requests that failed.";
         let mut family = page.family("deskgate_requests_failed", help, MetricType::Counter)?;
-        for (name, reason) in reasons.iter().filter(|(_, reason)| reason.kind != Kind::End) {
+        for (name, reason) in &reasons {
             counter(&mut family, &[("reason", *name)], reason.requests.sum())?;
         }
         let help = "Desktop tokens that were judged.";

@@ -11,7 +11,6 @@ fn metrics() -> Metrics {
     metrics.add_reasons(Kind::Auth, ["expired", "missing"]);
     metrics.add_reasons(Kind::Upstream, ["connect"]);
     metrics.add_reasons(Kind::Failure, ["no_route"]);
-    metrics.add_reasons(Kind::End, ["client_close"]);
     metrics
 }
 
@@ -81,7 +80,7 @@ fn parse(text: &str) -> Parsed {
 fn the_text_is_well_formed_and_complete() {
     let metrics = metrics();
     metrics.request("website", 200, 0.004, "");
-    metrics.request("websockify", 101, 3600.0, "client_close");
+    metrics.request("websockify", 101, 3600.0, "");
     metrics.request("websockify", 401, 0.001, "expired");
     metrics.request("website", 502, 0.3, "connect");
     metrics.upstream_retried("connect");
@@ -125,7 +124,6 @@ fn the_text_is_well_formed_and_complete() {
     ] {
         assert_eq!(parsed.values.get(series), Some(&value), "{series}");
     }
-    assert!(!parsed.values.contains_key("deskgate_requests_failed_total{reason=\"client_close\"}"));
     assert!(parsed.values["process_resident_memory_bytes"] > 0.0);
     assert!(parsed.values.contains_key("process_cpu_seconds_total"));
     assert!(
