@@ -20,6 +20,13 @@ pub fn warnings(layered: &Layered) -> Vec<(String, String)> {
         let why = "every client may claim any address: pyos's address checks mean nothing";
         warn("listen.trusted_proxies", why.to_owned());
     }
+    let https = !config.listen.https.is_empty()
+        && config.tls.certificates.iter().any(|pair| pair.certificate.exists());
+    if config.listen.redirect && !https && config.listen.trusted_proxies.is_empty() {
+        let why = "without a certificate here or a trusted proxy that has one, every page is sent to an \
+                   https address where nobody listens";
+        warn("listen.redirect", why.to_owned());
+    }
     if config.auth.allow_published_keys {
         let why = "private halves of the published keys are public: anyone can make tokens";
         warn("auth.allow_published_keys", why.to_owned());
@@ -63,6 +70,24 @@ mod tests {
     fn the_built_in_configuration_is_not_dangerous() {
         let layered = Config::from_text("empty", "").unwrap();
         assert_eq!(warnings(&layered), []);
+    }
+
+    #[test]
+    fn a_redirect_wants_somebody_who_speaks_tls() {
+        let keys = |listen: &str, certificate: &str| {
+            let text = format!(
+                "[listen]\nredirect = true\n{listen}\n[tls]\n\
+                 certificates = [{{ certificate = {certificate:?}, key = \"x.key\" }}]\n"
+            );
+            let layered = Config::from_text("redirect.toml", &text).unwrap();
+            warnings(&layered).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        let there = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let nowhere = "/nowhere/tls.crt";
+        assert_eq!(keys("", nowhere), ["listen.redirect"]);
+        assert_eq!(keys("https = []", there), ["listen.redirect"]);
+        assert_eq!(keys("", there), [""; 0]);
+        assert_eq!(keys("trusted_proxies = [\"10.0.0.0/8\"]", nowhere), [""; 0]);
     }
 
     #[test]
