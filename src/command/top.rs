@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -46,18 +47,22 @@ pub(super) struct Arguments {
     token_file: Option<PathBuf>,
 }
 
-/// Shows the state until a key ends it.
+/// Shows the state until a key or a signal ends it.
 ///
 /// # Errors
-/// If the arguments are wrong, or there is no terminal.
+/// If the arguments are wrong, or there is no terminal any more.
 pub(super) fn top(arguments: &Arguments) -> io::Result<()> {
     let address: Address = arguments.admin.parse()?;
-    let token = arguments.token_file.as_ref().map(read_token).transpose()?;
+    let token = arguments.token_file.as_deref().map(read_token).transpose()?;
     let client = Client::new(address, token.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Restores the terminal when it panics, too.
-    let mut terminal = ratatui::try_init()?;
-    let ended = runtime.block_on(run(client, &arguments.admin, |state| {
+    let ends = {
+        let _entered = runtime.enter();
+        Ends::receive()?
+    };
+    // Restores the terminal when it panics, too, but not if only half of it works.
+    let mut terminal = ratatui::try_init().inspect_err(|_| drop(ratatui::try_restore()))?;
+    let ended = runtime.block_on(run(client, &arguments.admin, ends, |state| {
         terminal.draw(|frame| view::draw(frame, state)).map(drop)
     }));
     drop(ratatui::try_restore());
@@ -66,15 +71,46 @@ pub(super) fn top(arguments: &Arguments) -> io::Result<()> {
     ended
 }
 
-fn read_token(path: &PathBuf) -> io::Result<String> {
+fn read_token(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(MAX_TOKEN_FILE).read_to_string(&mut text)?;
+    File::open(path)
+        .and_then(|file| file.take(MAX_TOKEN_FILE).read_to_string(&mut text))
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     Ok(text.trim().to_owned())
+}
+
+/// The signals that end programs. They are received from before the terminal is changed: who ends this gets
+/// it back as it was.
+struct Ends {
+    hup: Signal,
+    int: Signal,
+    term: Signal,
+}
+
+impl Ends {
+    /// Receives them from now on.
+    fn receive() -> io::Result<Self> {
+        Ok(Self {
+            hup: signal(SignalKind::hangup())?,
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.hup.recv() => {}
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
 }
 
 async fn run(
     client: Client,
     name: &str,
+    mut ends: Ends,
     mut draw: impl FnMut(&mut State) -> io::Result<()>,
 ) -> io::Result<()> {
     let client = Arc::new(client);
@@ -92,11 +128,13 @@ async fn run(
                 take(&mut state, news);
                 Asked::Nothing
             }
+            () = ends.next() => Asked::Quit,
             event = events.recv() => match event {
-                Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
+                Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => {
                     pressed(&mut state, key)
                 }
-                Some(_) => Asked::Nothing,
+                Some(Ok(_)) => Asked::Nothing,
+                Some(Err(error)) => return Err(error),
                 None => Asked::Quit,
             },
         };
@@ -146,17 +184,18 @@ fn pressed(state: &mut State, key: KeyEvent) -> Asked {
     state.pressed(key.code)
 }
 
-/// Keys and changes of the terminal's size, read by a thread of its own.
-fn events() -> mpsc::Receiver<Event> {
+/// Keys and changes of the terminal's size, read by a thread of its own, and at last why there are no more.
+fn events() -> mpsc::Receiver<io::Result<Event>> {
     let (sender, receiver) = mpsc::channel(16);
     tokio::task::spawn_blocking(move || {
         while !sender.is_closed() {
-            let sent = match event::poll(KEY_WAIT) {
+            let event = match event::poll(KEY_WAIT) {
                 Ok(false) => continue,
-                Ok(true) => event::read().is_ok_and(|event| sender.blocking_send(event).is_ok()),
-                Err(_) => false,
+                Ok(true) => event::read(),
+                Err(error) => Err(error),
             };
-            if !sent {
+            let last = event.is_err();
+            if sender.blocking_send(event).is_err() || last {
                 return;
             }
         }

@@ -25,10 +25,13 @@ pub(super) fn draw(frame: &mut Frame<'_>, overview: &Overview, area: Rect) {
         Constraint::Ratio(3, 12),
     ]);
     let [desktops, refused, keys, reloads] = columns.areas(area);
-    let ready = overview.desktops.iter().filter(|desktop| desktop.ready).count();
     let title = match &overview.discovery {
         Some(discovery) => {
-            format!("desktops: {ready} of {} ready, {}", overview.desktops_known, discovery.state)
+            let known = overview.desktops_known;
+            // Not all are listed, and those that are not ready come first.
+            let not_ready: u64 = overview.desktops.iter().map(|one| u64::from(!one.ready)).sum();
+            let ready = known.saturating_sub(not_ready);
+            format!("desktops: {ready} of {known} ready, {}", discovery.state)
         }
         None => "desktops: not watched".to_owned(),
     };
@@ -70,6 +73,8 @@ fn key_lines(overview: &Overview) -> Vec<Line<'_>> {
         let left = one.not_after - overview.time;
         let (about, style) = if left < 0.0 {
             ("expired".to_owned(), BAD)
+        } else if one.not_before > overview.time {
+            (format!("valid in {}", span(one.not_before - overview.time)), BAD)
         } else {
             (format!("{} left", span(left)), if left < ENDS_SOON { WARN } else { GOOD })
         };

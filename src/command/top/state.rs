@@ -66,6 +66,26 @@ struct Flow {
     rates: (f64, f64),
 }
 
+impl Flow {
+    /// That of a tunnel now, with the rates since an earlier one.
+    fn of(tunnel: &Tunnel, time: f64, before: Option<&Self>) -> Self {
+        let Tunnel { to_pod, to_client, .. } = *tunnel;
+        let now = Self { time, to_pod, to_client, rates: (0.0, 0.0) };
+        let Some(before) = before else { return now };
+        let passed = time - before.time;
+        if (0.0..=SHORTEST).contains(&passed) {
+            return *before;
+        }
+        if passed < 0.0 {
+            // The clock was set back: rates begin anew.
+            return now;
+        }
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / passed;
+        let rates = (rate(to_pod, before.to_pod), rate(to_client, before.to_client));
+        Self { rates, ..now }
+    }
+}
+
 /// Everything that is shown.
 pub(super) struct State {
     /// How the instance was named.
@@ -113,29 +133,16 @@ impl State {
 
     /// Takes a new answer.
     pub(super) fn take(&mut self, overview: Overview) {
-        let mut flows = HashMap::with_capacity(overview.tunnels.len());
-        for tunnel in &overview.tunnels {
-            let mut flow = Flow {
-                time: overview.time,
-                to_pod: tunnel.to_pod,
-                to_client: tunnel.to_client,
-                rates: (0.0, 0.0),
-            };
-            if let Some(before) = self.flows.get(&tunnel.id) {
-                let passed = overview.time - before.time;
-                let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / passed;
-                if passed > SHORTEST {
-                    flow.rates = (
-                        rate(tunnel.to_pod, before.to_pod),
-                        rate(tunnel.to_client, before.to_client),
-                    );
-                } else {
-                    flow = *before;
-                }
-            }
-            flows.insert(tunnel.id, flow);
+        if self.overview.as_ref().is_some_and(|before| overview.uptime < before.uptime) {
+            // Another process, which gives the same numbers to other tunnels.
+            self.flows.clear();
+            self.closing = None;
+            self.chosen = None;
         }
-        self.flows = flows;
+        let flow = |tunnel: &Tunnel| {
+            (tunnel.id, Flow::of(tunnel, overview.time, self.flows.get(&tunnel.id)))
+        };
+        self.flows = overview.tunnels.iter().map(flow).collect();
         self.lost = None;
         self.overview = Some(overview);
         self.sort();

@@ -67,6 +67,67 @@ fn shows_the_rest_where_there_is_room() {
 }
 
 #[test]
+fn says_what_a_list_that_was_cut_is_of() {
+    let mut many = overview();
+    many.tunnels_open = 800;
+    many.desktops_known = 900;
+    many.desktops[0].ready = false;
+    many.desktops.push(many.desktops[0].clone());
+    many.certificates[0].not_before = many.time + 7200.0;
+    let mut state = State::new("x");
+    state.take(many);
+    let text = screen(&mut state, 160, 40);
+    for part in [
+        "800 tunnels  0 B/s to users  0 B/s to pods  of the 3 shown  7 tokens refused",
+        "desktops: 898 of 900 ready, watching",
+        "desktops.example.org  valid in 2h00m",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
+#[test]
+fn rates_go_on_when_the_clock_was_set_back() {
+    let mut state = state();
+    let mut back = overview();
+    back.time -= 3600.0;
+    state.take(back.clone());
+    assert_eq!(state.rates(1), (0.0, 0.0));
+    back.time += 2.0;
+    back.tunnels[0].to_client += 4096;
+    state.take(back.clone());
+    assert_eq!(state.rates(1), (0.0, 2048.0));
+    back.time += 0.5;
+    state.take(back);
+    assert_eq!(state.rates(1), (0.0, 2048.0));
+}
+
+#[test]
+fn nothing_of_one_process_is_done_to_the_next() {
+    let mut state = state();
+    state.pressed(KeyCode::Down);
+    state.pressed(KeyCode::Char('c'));
+    assert_eq!(state.closing, Some(2));
+    let mut next = overview();
+    next.time += 4.0;
+    next.uptime = 1.0;
+    state.take(next);
+    assert_eq!(state.closing, None);
+    assert_eq!(state.rates(1), (0.0, 0.0));
+    assert_eq!(state.pressed(KeyCode::Char('y')), Asked::Nothing);
+}
+
+#[tokio::test]
+async fn each_signal_that_ends_programs_is_heard() {
+    use rustix::process::{Signal, getpid, kill_process};
+    let mut ends = Ends::receive().unwrap();
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        kill_process(getpid(), signal).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), ends.next()).await.unwrap();
+    }
+}
+
+#[test]
 fn shows_nothing_that_a_terminal_obeys() {
     let mut odd = overview();
     odd.tunnels[0].pod = "a\u{1b}[2Jb".to_owned();

@@ -91,6 +91,9 @@ fn figures_line(state: &State) -> Line<'_> {
         to_pods += to_pod;
         to_clients += to_client;
     }
+    let shown = overview.tunnels.len();
+    let all = u64::try_from(shown).is_ok_and(|shown| shown >= overview.tunnels_open);
+    let of_those = if all { String::new() } else { format!("of the {shown} shown  ") };
     let refused: u64 = overview.auth_failures.iter().map(|entry| entry.count).sum();
     let bad = if errors > 0.01 * requests { BAD } else { Style::new() };
     Line::from(vec![
@@ -101,6 +104,7 @@ fn figures_line(state: &State) -> Line<'_> {
         Span::styled(overview.tunnels_open.to_string(), BOLD),
         Span::raw(" tunnels  "),
         Span::raw(format!("{}/s to users  {}/s to pods  ", bytes(to_clients), bytes(to_pods))),
+        Span::raw(of_those),
         Span::raw(format!("{refused} tokens refused")),
     ])
 }
