@@ -1,13 +1,16 @@
 //! The command line: what can be asked of `deskgate`, and how each answer ends.
 
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use deskgate::admin::Token;
 use deskgate::config::{Config, Fault, Layered, env};
+use zeroize::Zeroizing;
 
 mod check;
 #[cfg(feature = "demo")]
@@ -84,6 +87,16 @@ impl ConfigArgument {
     fn load(&self) -> Result<Layered, Failure> {
         Ok(Config::load(self.config.as_deref(), &env::Process)?)
     }
+}
+
+/// What is wrong with the operators' token, which nothing but serving uses.
+fn admin_token(layered: &Layered) -> Option<Fault> {
+    let path = layered.config.admin.token.as_ref()?;
+    let said = match fs::read_to_string(path).map(Zeroizing::new) {
+        Ok(text) => format!("{}: {}", path.display(), Token::new(&text).err()?),
+        Err(error) => format!("{} cannot be read: {error}", path.display()),
+    };
+    Some(layered.fault("admin.token", said))
 }
 
 /// Why a command ended without success.

@@ -15,14 +15,15 @@ mod services;
 mod skew;
 mod trust;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use crate::config::env::Environment;
@@ -47,6 +48,8 @@ pub struct Options {
     pub service: Option<String>,
     /// Longest wait of each step.
     pub timeout: Duration,
+    /// What is wrong with files that are not read here.
+    pub faults: Vec<Fault>,
 }
 
 /// What the checks share.
@@ -80,10 +83,11 @@ impl World {
 }
 
 /// Examines everything. Ends within a few of the options' limits.
-pub async fn examine(layered: Layered, env: &dyn Environment, options: Options) -> Report {
-    let (texts, unread) = KeyTexts::read_what_can_be(&layered);
+pub async fn examine(layered: Layered, env: &dyn Environment, mut options: Options) -> Report {
+    let (texts, mut unread) = KeyTexts::read_what_can_be(&layered);
+    unread.append(&mut options.faults);
     let (mut findings, valid) = files::examine(&layered, &texts, &unread);
-    let limit = options.timeout.saturating_mul(STEPS);
+    let mut checks = Checks::new(options.timeout.saturating_mul(STEPS));
     let world = Arc::new(World {
         resolver: Resolver::new(&layered.config.dns).ok(),
         pod_ip: env.var("POD_IP").and_then(|text| text.parse().ok()),
@@ -92,48 +96,128 @@ pub async fn examine(layered: Layered, env: &dyn Environment, options: Options) 
         options,
         texts,
     });
-    let mut checks = JoinSet::new();
     for name in services::used(&world) {
         let check = services::examine(Arc::clone(&world), name.clone());
-        spawn(&mut checks, limit, (finding::SERVICE, Some(name)), Box::pin(check));
+        checks.spawn(services::codes(&name), Some(name), check);
     }
-    for address in listening::addresses(&world) {
-        let check = listening::examine(Arc::clone(&world), address);
-        let subject = Some(address.to_string());
-        spawn(&mut checks, limit, (finding::LISTENING, subject), Box::pin(check));
+    for place in listening::places(&world) {
+        let check = listening::examine(Arc::clone(&world), place);
+        checks.spawn(&[finding::LISTENING], Some(place.address.to_string()), check);
     }
-    let check = cluster::examine(Arc::clone(&world));
-    spawn(&mut checks, limit, (finding::API, None), Box::pin(check));
-    let check = edge::examine(Arc::clone(&world));
-    spawn(&mut checks, limit, (finding::EDGE_NAME, None), Box::pin(check));
-    let check = front::examine(Arc::clone(&world));
-    spawn(&mut checks, limit, (finding::FRONT, None), Box::pin(check));
-    while let Some(found) = checks.join_next().await {
-        findings.extend(found.unwrap_or_default());
-    }
+    checks.spawn(&cluster::CODES, None, cluster::examine(Arc::clone(&world)));
+    checks.spawn(&edge::CODES, None, edge::examine(Arc::clone(&world)));
+    checks.spawn(&front::CODES, None, front::examine(Arc::clone(&world)));
+    findings.extend(checks.findings().await);
     Report::new(findings, valid)
 }
 
-type Check = Pin<Box<dyn Future<Output = Vec<Finding>> + Send>>;
+/// Why a check found nothing, and what to do.
+type Loss = (&'static str, &'static str);
 
-/// Runs a check beside the others. One that does not end is a finding, too.
-fn spawn(
-    checks: &mut JoinSet<Vec<Finding>>,
+const LATE: Loss =
+    ("the check did not end in time", "look at what it asks, or give it more time (--timeout)");
+
+const BROKEN: Loss =
+    ("the check broke off", "report it, with what was written beside this: deskgate is at fault");
+
+/// Checks that run side by side.
+struct Checks {
+    /// Longest time of each.
     limit: Duration,
-    (code, subject): (Code, Option<String>),
-    check: Check,
-) {
-    checks.spawn(async move {
-        timeout(limit, check).await.unwrap_or_else(|_| {
-            let remedy = "look at what it asks, or give it more time (--timeout)";
-            let late = Finding::problem(code, "the check did not end in time", remedy);
-            vec![Finding { subject, ..late }]
-        })
-    });
+    running: JoinSet<Result<Vec<Finding>, Elapsed>>,
+    scopes: HashMap<Id, Scope>,
+}
+
+impl Checks {
+    fn new(limit: Duration) -> Self {
+        Self { limit, running: JoinSet::new(), scopes: HashMap::new() }
+    }
+
+    /// Runs one beside the others.
+    fn spawn(
+        &mut self,
+        codes: &'static [Code],
+        subject: Option<String>,
+        check: impl Future<Output = Vec<Finding>> + Send + 'static,
+    ) {
+        let task = self.running.spawn(timeout(self.limit, Box::pin(check)));
+        self.scopes.insert(task.id(), Scope { codes, subject });
+    }
+
+    /// What all of them found. One that does not end, or breaks off, is a finding, too.
+    async fn findings(mut self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        while let Some(ended) = self.running.join_next_with_id().await {
+            let (id, loss) = match ended {
+                Ok((_, Ok(found))) => {
+                    findings.extend(found);
+                    continue;
+                }
+                Ok((id, Err(_))) => (id, LATE),
+                Err(error) => (error.id(), BROKEN),
+            };
+            findings.extend(self.scopes.remove(&id).into_iter().flat_map(|scope| scope.lost(loss)));
+        }
+        findings
+    }
+}
+
+/// What a check is to find.
+struct Scope {
+    codes: &'static [Code],
+    /// Which one, where there are several checks of a kind.
+    subject: Option<String>,
+}
+
+impl Scope {
+    /// The findings where it found nothing: the first tells why.
+    fn lost(self, (why, remedy): Loss) -> Vec<Finding> {
+        let Some((first, rest)) = self.codes.split_first() else { return Vec::new() };
+        let told = Finding { subject: self.subject, ..Finding::problem(*first, why, remedy) };
+        let see = format!("{why}: see {}", first.id);
+        let rest = rest.iter().map(|code| Finding::skipped(*code, see.clone()));
+        std::iter::once(told).chain(rest).collect()
+    }
 }
 
 /// The report where the configuration cannot even be read.
 #[must_use]
 pub fn unreadable(faults: &[Fault]) -> Report {
     Report::new(vec![files::invalid(faults)], false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn broken() -> Vec<Finding> {
+        panic!("a check breaks off");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_finds_nothing_is_told_by_all_its_numbers() {
+        let mut checks = Checks::new(Duration::from_secs(1));
+        checks.spawn(&cluster::CODES, None, std::future::pending());
+        checks.spawn(services::codes("pyos"), Some("pyos".to_owned()), broken());
+        let good = async { vec![Finding::ok(finding::FRONT, "good")] };
+        checks.spawn(&front::CODES, None, good);
+        let report = Report::new(checks.findings().await, true);
+        let found: Vec<_> = report.findings.iter().map(|of| (of.code.id, of.status)).collect();
+        use Status::{Ok, Problem, Skipped};
+        assert_eq!(
+            found,
+            [
+                ("D07", Problem),
+                ("D08", Skipped),
+                ("D09", Problem),
+                ("D10", Skipped),
+                ("D11", Skipped),
+                ("D12", Skipped),
+                ("D17", Ok),
+            ]
+        );
+        let text = report.text();
+        assert!(text.contains("D07 PROBLEM  service pyos\n    the check broke off\n"), "{text}");
+        assert!(text.contains("    the check did not end in time: see D09\n"), "{text}");
+    }
 }

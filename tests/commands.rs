@@ -1,15 +1,15 @@
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use deskgate::auth::mint::KeySet;
 use tempfile::TempDir;
 
-use crate::support::{Gateway, KeyDir, binary, free_port, tokens};
+use crate::support::{Gateway, KeyDir, Origin, binary, eventually, free_port, tokens};
 
 struct Said {
     code: i32,
@@ -109,12 +109,40 @@ fn check_reports_every_fault_at_once() {
 fn check_tells_a_missing_key_file_and_everything_else_too() {
     let keys = KeyDir::new();
     let path = keys.path().join("x.toml");
-    std::fs::write(&path, "[auth]\nsigning_keys = [\"/nowhere.pem\"]\n[desktop.ports]\nvnc = 0\n")
-        .unwrap();
+    let other = keys.path().join("other.pem");
+    std::fs::write(&other, "no key").unwrap();
+    let text = format!(
+        "[auth]\nsigning_keys = [\"/nowhere.pem\"]\npayload_keys = [{other:?}]\n\
+         [desktop.ports]\nvnc = 0\n"
+    );
+    std::fs::write(&path, text).unwrap();
     let said = deskgate(&["check", "--config", path.to_str().unwrap()]);
     assert_eq!(said.code, 64);
     assert!(said.err.contains("x.toml:2: auth.signing_keys: /nowhere.pem"), "{}", said.err);
+    assert_eq!(said.err.matches("auth.signing_keys").count(), 1, "{}", said.err);
+    assert!(said.err.contains("x.toml:3: auth.payload_keys: "), "{}", said.err);
     assert!(said.err.contains("desktop.ports.vnc is 0"), "{}", said.err);
+}
+
+#[test]
+fn check_reads_the_admin_token_as_serving_does() {
+    let keys = KeyDir::new();
+    let file = keys.path().join("token");
+    let path = config(&keys, &format!("[admin]\ntoken = {file:?}\n"));
+    let check = || deskgate(&["check", "--config", &path]);
+    let wrong = format!("deskgate.toml:5: admin.token: {}", file.display());
+    let said = check();
+    assert_eq!(said.code, 64, "{}", said.all());
+    assert!(said.err.contains(&format!("{wrong} cannot be read: ")), "{}", said.err);
+    std::fs::write(&file, "sesame").unwrap();
+    let said = check();
+    assert_eq!(said.code, 64, "{}", said.all());
+    assert!(said.err.contains(&format!("{wrong}: the token must have 16")), "{}", said.err);
+    assert!(!said.all().contains("sesame"), "{}", said.all());
+    std::fs::write(&file, "open-sesame-of-the-operators\n").unwrap();
+    let said = check();
+    assert_eq!(said.code, 0, "{}", said.all());
+    assert!(!said.all().contains("sesame"), "{}", said.all());
 }
 
 #[test]
@@ -179,6 +207,11 @@ fn keygen_makes_six_files_that_openssl_takes_and_never_overwrites_one() {
     assert_eq!(again.code, 1, "{}", again.all());
     assert!(again.err.contains("exists"), "{}", again.err);
     assert_eq!(texts(&out), before);
+    // Nor does it make a set that is half old.
+    std::fs::remove_file(path(KeySet::PAYLOAD_PRIVATE)).unwrap();
+    let again = deskgate(&arguments);
+    assert_eq!((again.code, again.out.as_str()), (1, ""), "{}", again.err);
+    assert_eq!(texts(&out).len(), 5);
 }
 
 fn texts(dir: &Path) -> Vec<(String, String)> {
@@ -319,6 +352,62 @@ fn health_says_whether_an_instance_answers() {
 }
 
 #[test]
+fn health_asks_every_address_of_a_name_for_the_whole_target() {
+    // Nobody listens at ::1, which the name may have, too.
+    let origin = Origin::start(|exchange| exchange.answer("200 OK", "", ""));
+    let url = |rest: &str| format!("http://localhost:{}{rest}", origin.address().port());
+    for (rest, target) in [("/x?y=1", "/x?y=1"), ("?y=1", "/?y=1"), ("", "/")] {
+        let said = deskgate(&["health", "--url", &url(rest)]);
+        assert_eq!(said.code, 0, "{}", said.err);
+        assert_eq!(origin.last().target(), target);
+    }
+}
+
+#[test]
+fn top_names_the_token_file_that_it_cannot_read() {
+    let said = deskgate(&["top", "--token-file", "/nowhere/token"]);
+    assert_eq!(said.code, 1, "{}", said.all());
+    assert!(said.err.contains("/nowhere/token: "), "{}", said.err);
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn the_demo_tells_where_it_is_and_goes_nowhere_else() {
+    let mut demo = Command::new(binary())
+        .args(["demo", "--listen", "127.0.0.1:0"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map(Ended)
+        .unwrap();
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
+    let port: u16 = lines
+        .find_map(|line| {
+            let line = line.unwrap();
+            let rest = line.strip_prefix("deskgate demo: open http://localhost:")?;
+            rest.split('/').next()?.parse().ok()
+        })
+        .unwrap();
+    assert_ne!(port, 0);
+    eventually("the demo answers", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let taken = format!("127.0.0.1:{port}");
+    let said = deskgate(&["demo", "--listen", &taken]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{}", said.err);
+    assert!(said.err.contains(&format!("cannot listen on {taken}: ")), "{}", said.err);
+}
+
+#[test]
 fn routes_prints_one_row_for_each_route() {
     let said = deskgate(&["routes"]);
     assert_eq!(said.code, 0, "{}", said.err);
@@ -361,6 +450,8 @@ fn a_wrong_command_line_is_a_usage_error() {
         &[],
         &["keygen"],
         &["keygen", "--out", "/tmp", "--bits", "512"],
+        &["demo", "--token-life", "0s"],
+        &["demo", "--token-life", "25days"],
         &["token", "mint"],
         &["completions", "nonsense"],
     ] {

@@ -121,7 +121,7 @@ impl World {
         let api = self.api.address;
         text.push_str(&format!(
             "[discovery]\nmode = \"kubernetes\"\nauthority = \"\"\napi_host = \"{}\"\napi_port = {}\n\
-             [dns]\nservers = [\"{}\"]\nsearch = [\"svc.test\"]\n",
+             [dns]\nservers = [\"{}\"]\nsearch = [\"svc.test\"]\n[admin]\nlisten = []\n",
             api.ip(),
             api.port(),
             self.dns.address,
@@ -226,6 +226,18 @@ fn a_configuration_that_is_wrong_ends_with_64() {
         let output = Command::new(binary()).args(["doctor", "--url", url]).output().unwrap();
         assert_eq!(output.status.code(), Some(64), "{url}");
     }
+}
+
+#[test]
+fn an_admin_token_that_serving_refuses_is_told() {
+    let world = World::new();
+    let file = world.keys.path().join("token");
+    std::fs::write(&file, "sesame").unwrap();
+    let said = world.examine(&format!("[admin]\ntoken = {file:?}\n"), &[]);
+    assert_eq!(said.code, 64, "{}", said.json);
+    said.expect("D01", "problem", "admin.token: ");
+    said.expect("D01", "problem", "the token must have 16");
+    assert!(!said.json.contains("sesame"), "{}", said.json);
 }
 
 #[test]
@@ -346,7 +358,7 @@ fn certificates_have_their_time() {
 fn each_way_a_service_fails_has_its_words() {
     let mut world = World::with_pyos(|exchange| exchange.answer("503 Service Unavailable", "", ""));
     world.services[1].1 = Origin::start(|_| thread::sleep(Duration::from_secs(3)));
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let gone = free_port();
     let start = Instant::now();
     let more = format!(
         "[upstreams.speedtest]\nhost = \"speedtest.test\"\nport = {gone}\n\
@@ -366,6 +378,18 @@ fn each_way_a_service_fails_has_its_words() {
         assert!(words.contains(text), "{name}: {words}");
     }
     said.expect("D08", "skipped", "no Date");
+}
+
+#[test]
+fn an_answer_whose_body_does_not_end_is_one() {
+    let mut world = World::new();
+    world.services[1].1 = Origin::start(|exchange| {
+        exchange.write("HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\n");
+        thread::sleep(Duration::from_secs(3));
+    });
+    let said = world.examine("", &["--timeout", "500ms"]);
+    let (status, words) = said.about("D07", "website");
+    assert_eq!((status.as_str(), words.contains("answers 503")), ("problem", true), "{words}");
 }
 
 #[test]
@@ -484,6 +508,44 @@ fn a_listening_address_is_free_or_ours() {
     assert_ne!(status, "ok");
 }
 
+#[test]
+fn listening_addresses_that_exclude_each_other_are_told() {
+    let world = World::new();
+    let (port, admin) = (world.port, free_port());
+    let more = format!(
+        "[listen]\nhttp = [\"127.0.0.1:{port}\", \"0.0.0.0:{port}\"]\n\
+         [admin]\nlisten = [\"127.0.0.1:{admin}\", \"127.0.0.2:{port}\"]\n"
+    );
+    let said = world.examine(&more, &[]);
+    assert_eq!((said.code, said.all("D21").len()), (1, 4), "{}", said.json);
+    for (address, status, text) in [
+        (format!("127.0.0.1:{port}"), "ok", "free"),
+        (format!("0.0.0.0:{port}"), "problem", "not together with another address"),
+        (format!("127.0.0.1:{admin}"), "ok", "free"),
+        (format!("127.0.0.2:{port}"), "ok", "free"),
+    ] {
+        let (found, words) = said.about("D21", &address);
+        assert_eq!((found.as_str(), words.contains(text)), (status, true), "{address}: {words}");
+    }
+}
+
+#[test]
+fn a_deskgate_that_wants_a_proxy_header_is_no_stranger() {
+    let mut world = World::new();
+    let port = free_port();
+    let toml = world.secure(&issue(200), port);
+    let wants = "[listen]\nproxy_protocol = [\"127.0.0.0/8\"]\n";
+    let gateway = Gateway::start(&toml.replacen("[listen]\n", wants, 1));
+    world.port = gateway.address().port();
+    let said = world.examine(&toml, &[]);
+    for port in [world.port, port] {
+        let (status, words) = said.about("D21", &format!("127.0.0.1:{port}"));
+        assert_eq!(status, "warning", "{words}");
+        assert!(words.contains("ended without an answer"), "{words}");
+    }
+    assert_eq!(said.code, 0, "{}", said.json);
+}
+
 /// A front proxy: what it changes in a head before deskgate gets it.
 fn front(gateway: SocketAddr, change: fn(&str) -> String) -> Origin {
     Origin::start(move |exchange| {
@@ -556,6 +618,18 @@ fn what_is_not_deskgate_is_told_apart() {
     said.expect("D18", "skipped", "D17");
     let said = world.examine("", &["--url", "https://nowhere.test"]);
     said.expect("D17", "problem", "no such name");
+}
+
+#[test]
+fn what_deskgate_itself_answers_is_nobody_elses_fault() {
+    let world = World::new();
+    let own = "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\n\
+               X-Content-Type-Options: nosniff\r\n";
+    let busy = Origin::start(move |exchange| exchange.answer("503 Busy", own, "{}"));
+    let said = world.examine("", &["--url", &format!("http://{}", busy.address())]);
+    said.expect("D17", "problem", "deskgate itself answers /healthz 503");
+    said.expect("D18", "problem", "deskgate itself answers 503");
+    assert_eq!(said.code, 1);
 }
 
 /// A front proxy with TLS, which adds this line to each head.
@@ -634,6 +708,12 @@ fn whether_the_scheme_is_told_shows_in_redirects() {
         said.expect("D19", status, text);
         said.expect("D20", "ok", "trusted by this system");
     }
+    // The same certificate says nothing against what a redirect says.
+    let own = world.secure(&issued, free_port());
+    let gateway = Gateway::start(&trusting);
+    let url = format!("https://localhost:{}", secure_front(gateway.address(), &issued, "").port());
+    let said = world.examine(&own, &["--url", &url]);
+    said.expect("D19", "problem", "/js is redirected to plain http");
     // Nothing redirects: what can be told is the configuration.
     let gateway = Gateway::start("");
     let url = |issued: &Issued| {
@@ -662,7 +742,7 @@ fn where_tls_ends_in_deskgate_nothing_needs_to_be_told() {
     let _gateway = Gateway::start(&toml);
     let said = world.examine(&toml, &["--url", &format!("https://localhost:{port}")]);
     said.expect("D18", "ok", "the upgrade reaches deskgate");
-    said.expect("D19", "ok", "TLS ends in deskgate itself");
+    said.expect("D19", "ok", "or in a proxy with the same certificate");
     said.expect("D20", "ok", "trusted by this system");
     let (status, words) = said.about("D21", &format!("127.0.0.1:{port}"));
     assert_eq!((status.as_str(), words.contains("a running deskgate")), ("ok", true), "{words}");

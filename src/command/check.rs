@@ -3,27 +3,25 @@
 use deskgate::config;
 use deskgate::server::{self, KeyTexts};
 
-use super::{ConfigArgument, Failure, complain, say};
+use super::{ConfigArgument, Failure, admin_token, complain, say};
 
 pub(super) fn check(argument: &ConfigArgument) -> Result<(), Failure> {
     let layered = argument.load()?;
-    // Keys that cannot be read must not hide the faults of everything else.
-    let (keys, mut faults) = match KeyTexts::read(&layered) {
-        Ok(keys) => (keys, Vec::new()),
-        Err(faults) => (KeyTexts::default(), faults),
-    };
-    let unread = !faults.is_empty();
-    match server::build(&layered, &keys, None) {
+    // Files that cannot be read must not hide the faults of everything else.
+    let (texts, mut faults) = KeyTexts::read_what_can_be(&layered);
+    match server::build(&layered, &texts, None) {
         Ok(built) => {
             for line in built.rooms.authenticator.describe_keys() {
                 say(&format!("key: {line}\n"))?;
             }
         }
-        Err(found) => {
-            let about_keys = |fault: &config::Fault| fault.key.starts_with("auth.");
-            faults.extend(found.into_iter().filter(|fault| !(unread && about_keys(fault))));
+        Err(mut found) => {
+            // An unreadable file is told once.
+            found.retain(|fault| !faults.iter().any(|known| known.key == fault.key));
+            faults.append(&mut found);
         }
     }
+    faults.extend(admin_token(&layered));
     if !faults.is_empty() {
         return Err(faults.into());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use deskgate::config::env;
 use deskgate::doctor::{self, Options};
 
-use super::{ConfigArgument, EXIT_USAGE, Failure, say};
+use super::{ConfigArgument, EXIT_USAGE, Failure, admin_token, say};
 
 /// Exit code where something is wrong.
 const EXIT_WRONG: u8 = 1;
@@ -39,13 +39,14 @@ fn public(text: &str) -> Result<http::Uri, String> {
 }
 
 pub(super) fn doctor(arguments: &Arguments) -> Result<(), Failure> {
-    let options = Options {
-        url: arguments.url.clone(),
-        service: arguments.service.clone(),
-        timeout: arguments.timeout,
-    };
     let report = match arguments.config.load() {
         Ok(layered) => {
+            let options = Options {
+                url: arguments.url.clone(),
+                service: arguments.service.clone(),
+                timeout: arguments.timeout,
+                faults: admin_token(&layered).into_iter().collect(),
+            };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let report = runtime.block_on(doctor::examine(layered, &env::Process, options));
             // A name that the system still looks up is not waited for.

@@ -36,6 +36,18 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn keygen(arguments: &Arguments) -> Result<(), Failure> {
+    // Before anything is written: half of a new set beside half of an old one opens nothing.
+    let names: Vec<_> = if arguments.kubernetes {
+        vec![MANIFESTS]
+    } else {
+        SECRETS.into_iter().flat_map(|(_, names)| names).collect()
+    };
+    for path in names.into_iter().map(|name| arguments.out.join(name)) {
+        if path.symlink_metadata().is_ok() {
+            let said = format!("{} exists, and is not overwritten", path.display());
+            return Err(Failure::other(said));
+        }
+    }
     let keys = KeySet::generate(usize::from(arguments.bits)).map_err(Failure::other)?;
     fs::create_dir_all(&arguments.out)
         .map_err(|error| Failure::other(format!("{}: {error}", arguments.out.display())))?;

@@ -8,13 +8,16 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::World;
-use super::finding::{API, API_CLOCK, Finding, NAMES, PODS};
+use super::finding::{API, API_CLOCK, Code, Finding, NAMES, PODS};
 use super::skew::Skew;
 use crate::config::DiscoveryMode;
 use crate::discovery::{Fault, Readiness, Settings, Survey, survey};
 use crate::proxy::clock;
 use crate::server::discovery;
 use crate::upstream::Error as NameError;
+
+/// All that is found here.
+pub(super) const CODES: [Code; 4] = [API, API_CLOCK, PODS, NAMES];
 
 /// What to do where names and slices differ; 30 s is what CoreDNS lets an answer live.
 const STALE: &str = "a name server may be 30 s behind; if it stays so, dns.servers are not those \

@@ -13,9 +13,12 @@ use tokio::time::timeout;
 
 use super::World;
 use super::cluster::look;
-use super::finding::{EDGE_MEMBER, EDGE_NAME, EDGE_REVERSE, Finding, HOST_NETWORK};
+use super::finding::{Code, EDGE_MEMBER, EDGE_NAME, EDGE_REVERSE, Finding, HOST_NETWORK};
 use crate::config::Profile;
 use crate::upstream::Error as NameError;
+
+/// All that is found here.
+pub(super) const CODES: [Code; 4] = [EDGE_NAME, EDGE_MEMBER, EDGE_REVERSE, HOST_NETWORK];
 
 /// The names that pods know, by their environment variables.
 const KNOWN: [&str; 2] = ["http-router", "nginx"];
@@ -39,8 +42,7 @@ pub(super) async fn examine(world: Arc<World>) -> Vec<Finding> {
     let asked = world.options.service.is_some();
     if !asked && world.pod_ip.is_none() && config.discovery.api_host.is_empty() {
         let why = "this is not in a cluster: POD_IP and KUBERNETES_SERVICE_HOST are not set";
-        let codes = [EDGE_NAME, EDGE_MEMBER, EDGE_REVERSE, HOST_NETWORK];
-        return codes.map(|code| Finding::skipped(code, why)).into();
+        return CODES.map(|code| Finding::skipped(code, why)).into();
     }
     let name = world.options.service.clone().unwrap_or_else(|| {
         match config.profile {

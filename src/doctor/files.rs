@@ -107,11 +107,11 @@ fn payload(layered: &Layered, texts: &KeyTexts, faults: &[&Fault]) -> Finding {
 fn bad_key(code: Code, layered: &Layered, error: &KeyError, faults: &[&Fault]) -> Finding {
     let published = matches!(error, KeyError::Unusable { fault: KeyFault::Published, .. });
     let remedy = if published {
-        "make keys of your own (deskgate keygen --kubernetes), replace the Secrets of pyos and of \
-         the edge together, and restart pyos"
+        "make keys of your own (deskgate keygen --out DIR --kubernetes), replace the Secrets of \
+         pyos and of the edge together, and restart pyos"
     } else {
         "mount the Secret with this key, and let uid and mode of the file permit reading; \
-         `deskgate keygen` makes keys"
+         `deskgate keygen --out DIR` makes keys"
     };
     let said = match faults.first() {
         // An accepted danger is one all the same.
@@ -285,7 +285,8 @@ mod tests {
             let layered = Config::from_text("t", toml).unwrap();
             let finding = bad_key(SIGNING_KEYS, &layered, &error, &[]);
             assert_eq!(finding.status, Status::Problem);
-            assert!(finding.remedy.is_some_and(|remedy| remedy.contains("deskgate keygen")));
+            let remedy = finding.remedy.unwrap();
+            assert!(remedy.contains("deskgate keygen --out DIR"), "{remedy}");
             let said = finding.details.concat();
             assert!(said.starts_with("key.pem: "), "{said}");
             assert_eq!(said.contains("(allowed by auth.allow_published_keys)"), allowed, "{said}");

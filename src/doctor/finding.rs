@@ -165,16 +165,17 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for Finding { code, subject, status, details, remedy } in &self.findings {
-            let subject = subject.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+            let subject =
+                subject.as_ref().map(|name| format!(" {}", clean(name))).unwrap_or_default();
             let Code { id, title } = code;
             // Writing to a text does not fail.
             let _ = writeln!(text, "{id} {:<8} {title}{subject}", status.name());
             for line in details.iter().flat_map(|detail| detail.lines()) {
-                let _ = writeln!(text, "    {line}");
+                let _ = writeln!(text, "    {}", clean(line));
             }
             for (at, line) in remedy.iter().flat_map(|remedy| remedy.lines()).enumerate() {
                 let mark = if at == 0 { "->" } else { "  " };
-                let _ = writeln!(text, "    {mark} {line}");
+                let _ = writeln!(text, "    {mark} {}", clean(line));
             }
         }
         let of = |status| self.count(status);
@@ -201,5 +202,25 @@ impl Report {
             "findings": self.findings,
         });
         format!("{object:#}\n")
+    }
+}
+
+/// A line without what a terminal would obey: names in certificates, headers and files are strangers'.
+fn clean(line: &str) -> String {
+    line.replace(char::is_control, "?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_get_nothing_that_a_terminal_obeys() {
+        let finding = Finding::warning(CERTIFICATES, "for a\u{1b}[2Jb\nand c", "renew\u{7} it");
+        let text = Report::new(vec![finding.of("tls\r.crt\u{9b}")], true).text();
+        for line in ["certificates tls?.crt?", "    for a?[2Jb", "    and c", "    -> renew? it"] {
+            assert!(text.lines().any(|found| found.ends_with(line)), "{line}: {text:?}");
+        }
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     }
 }

@@ -8,10 +8,18 @@ use serde_json::Value;
 use super::World;
 use super::ask::{Answer, Failure, Question, ask, without_port};
 use super::files::dates;
-use super::finding::{FRONT, FRONT_CERTIFICATE, FRONT_SCHEME, FRONT_UPGRADE, Finding, Status};
+use super::finding::{
+    Code, FRONT, FRONT_CERTIFICATE, FRONT_SCHEME, FRONT_UPGRADE, Finding, Status,
+};
 use super::trust::{Noting, Seen};
 use crate::proxy::clock;
 use crate::tls::describe;
+
+/// All that is found here.
+pub(super) const CODES: [Code; 4] = [FRONT, FRONT_UPGRADE, FRONT_SCHEME, FRONT_CERTIFICATE];
+
+/// What to do where deskgate is reached and answers otherwise than it should.
+const ITS_LOG: &str = "look into its access log: the field `reason` says why";
 
 /// Where a web server may send a browser on to: folders of the web client and of the console.
 const FOLDERS: [&str; 4] = ["/js", "/img", "/console", "/"];
@@ -34,9 +42,8 @@ impl Front {
 
 /// Looks through the public address, if there is one.
 pub(super) async fn examine(world: Arc<World>) -> Vec<Finding> {
-    const ALL: [super::Code; 4] = [FRONT, FRONT_UPGRADE, FRONT_SCHEME, FRONT_CERTIFICATE];
     let Some(url) = &world.options.url else {
-        return ALL.map(|code| Finding::skipped(code, "no --url is given")).into();
+        return CODES.map(|code| Finding::skipped(code, "no --url is given")).into();
     };
     let secure = url.scheme_str() == Some("https");
     let authority = url.authority().map(|all| all.as_str()).unwrap_or_default();
@@ -46,7 +53,7 @@ pub(super) async fn examine(world: Arc<World>) -> Vec<Finding> {
         Ok(places) => places,
         Err(error) => {
             let remedy = "register the name, or ask from where users are";
-            let rest = ALL.into_iter().skip(1);
+            let rest = CODES.into_iter().skip(1);
             return std::iter::once(Finding::problem(FRONT, format!("{host}: {error}"), remedy))
                 .chain(rest.map(|code| Finding::skipped(code, "see D17")))
                 .collect();
@@ -83,6 +90,14 @@ fn reachable(health: Result<Answer, Failure>) -> Finding {
     }
     let server = server(&answer);
     match answer.status {
+        301..=308 => {
+            let to = answer.header("location").unwrap_or_default();
+            let said = format!("/healthz is redirected{server} to {to:.100}");
+            Finding::warning(FRONT, said, "examine that address: --url")
+        }
+        status if is_failure(&answer) => {
+            Finding::problem(FRONT, format!("deskgate itself answers /healthz {status}"), ITS_LOG)
+        }
         200 => {
             let said = format!("/healthz is answered 200{server}, not as deskgate does");
             let remedy = "send every path to deskgate unchanged, /healthz included, and its headers \
@@ -95,11 +110,6 @@ fn reachable(health: Result<Answer, Failure>) -> Finding {
                           of the edge (NodePort 30443 speaks plain HTTP)";
             Finding::problem(FRONT, said, remedy)
         }
-        301..=308 => {
-            let to = answer.header("location").unwrap_or_default();
-            let said = format!("/healthz is redirected{server} to {to:.100}");
-            Finding::warning(FRONT, said, "examine that address: --url")
-        }
         status => {
             let said = format!("/healthz is answered {status}{server}");
             let remedy = "something else answers: send every path to deskgate, without a prefix and \
@@ -107,6 +117,11 @@ fn reachable(health: Result<Answer, Failure>) -> Finding {
             Finding::problem(FRONT, said, remedy)
         }
     }
+}
+
+/// Whether deskgate itself answers, and neither serves nor asks for a token.
+fn is_failure(answer: &Answer) -> bool {
+    answer.is_ours() && !matches!(answer.status, 200 | 401)
 }
 
 fn server(answer: &Answer) -> String {
@@ -142,6 +157,10 @@ fn upgrade(asked: Result<Answer, Failure>) -> Finding {
             Finding::problem(FRONT_UPGRADE, said, remedy)
         }
         (301..=308, _) => Finding::skipped(FRONT_UPGRADE, "it is redirected: see D17"),
+        (status, _) if is_failure(&answer) => {
+            let remedy = if status == 400 { pass } else { ITS_LOG };
+            Finding::problem(FRONT_UPGRADE, format!("deskgate itself answers {status}"), remedy)
+        }
         (400 | 426, _) => {
             let said = format!("answered {}{}", answer.status, server(&answer));
             Finding::problem(FRONT_UPGRADE, said, pass)
@@ -161,17 +180,11 @@ fn is_refusal(answer: &Answer) -> bool {
     is("status", 401.into()) && is("error", "unauthorized".into())
 }
 
-/// deskgate writes the scheme that it believes into redirects of its services. Where none redirects,
-/// nothing is told.
+/// deskgate writes the scheme that it believes into redirects of its services. Where none redirects, the
+/// certificate tells something, or nothing does.
 async fn scheme(world: &World, front: &Front) -> Finding {
     if !front.secure {
         return Finding::skipped(FRONT_SCHEME, "the public address is plain HTTP");
-    }
-    if ends_here(world, front) {
-        return Finding::ok(
-            FRONT_SCHEME,
-            "TLS ends in deskgate itself: there is nothing to tell it",
-        );
     }
     let remedy = "let the front proxy set X-Forwarded-Proto (and -For), and name its network in \
                   listen.trusted_proxies";
@@ -190,6 +203,11 @@ async fn scheme(world: &World, front: &Front) -> Finding {
             let said = format!("{folder} is redirected to plain http");
             return Finding::problem(FRONT_SCHEME, said, remedy);
         }
+    }
+    if ends_here(world, front) {
+        let said = "TLS ends in deskgate itself, where there is nothing to tell, or in a proxy with \
+                    the same certificate";
+        return Finding::ok(FRONT_SCHEME, said);
     }
     if world.layered.config.listen.trusted_proxies.is_empty() {
         let said = "TLS ends before deskgate, and listen.trusted_proxies is empty: no header of the \

@@ -11,16 +11,44 @@ use super::ask::{Failure, Question, ask};
 use super::finding::{Finding, LISTENING};
 use super::trust::Noting;
 
-/// Those that deskgate would listen on.
-pub(super) fn addresses(world: &World) -> Vec<SocketAddr> {
-    let listen = &world.layered.config.listen;
-    let secure = listen.https.iter().filter(|_| !world.texts.certificates.is_empty());
-    listen.http.iter().chain(secure).copied().collect()
+/// Connections that may wait while an address is tried: none is served.
+const BACKLOG: i32 = 1;
+
+/// Where deskgate would listen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    /// Whether TLS is spoken there.
+    secure: bool,
+    vacancy: Vacancy,
+}
+
+/// Whether an address can be listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vacancy {
+    Free,
+    /// It could, if it were not for one before it.
+    Excluded,
+    /// It cannot, and why.
+    Refused(ErrorKind),
+}
+
+/// All places, those for operators included.
+pub(super) fn places(world: &World) -> Vec<Place> {
+    let config = &world.layered.config;
+    let http = config.listen.http.iter().map(|address| (*address, false));
+    let https = config.listen.https.iter().map(|address| (*address, true));
+    let https = https.filter(|_| !world.texts.certificates.is_empty());
+    let admin = config.admin.listen.iter().map(|address| (*address, false));
+    let all: Vec<_> = http.chain(https).chain(admin).collect();
+    let addresses: Vec<_> = all.iter().map(|(address, _)| *address).collect();
+    let places = all.into_iter().zip(vacancies(&addresses));
+    places.map(|((address, secure), vacancy)| Place { address, secure, vacancy }).collect()
 }
 
 /// Asks who is there, and if nobody is, whether deskgate could be.
-pub(super) async fn examine(world: Arc<World>, address: SocketAddr) -> Vec<Finding> {
-    let secure = world.layered.config.listen.https.contains(&address);
+pub(super) async fn examine(world: Arc<World>, place: Place) -> Vec<Finding> {
+    let Place { address, secure, vacancy } = place;
     let tls = secure.then(|| Noting::new(None));
     let question =
         Question { host: "localhost", target: "/healthz", upgrade: false, tls: tls.as_ref() };
@@ -28,7 +56,7 @@ pub(super) async fn examine(world: Arc<World>, address: SocketAddr) -> Vec<Findi
     let finding = match asked {
         Ok(answer) if answer.is_ours() => Finding::ok(LISTENING, "a running deskgate serves it"),
         Ok(answer) => taken(&format!("something else answers {} there", answer.status)),
-        Err(Failure::Refused | Failure::Unreachable(_)) => free(address),
+        Err(Failure::Refused | Failure::Unreachable(_)) => vacant(vacancy),
         Err(Failure::ConnectTimeout) => {
             Finding::skipped(LISTENING, "cannot be told: connections to it are dropped")
         }
@@ -43,7 +71,7 @@ pub(super) async fn examine(world: Arc<World>, address: SocketAddr) -> Vec<Findi
 }
 
 fn taken(said: &str) -> Finding {
-    let remedy = "end what holds the address, or choose another in [listen]";
+    let remedy = "end what holds the address, or choose another in [listen] or [admin]";
     Finding::problem(LISTENING, said, remedy)
 }
 
@@ -57,17 +85,26 @@ fn within(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(local, address.port())
 }
 
-fn free(address: SocketAddr) -> Finding {
-    let Err(error) = bind(address) else { return Finding::ok(LISTENING, "free") };
+fn vacant(vacancy: Vacancy) -> Finding {
+    let kind = match vacancy {
+        Vacancy::Free => return Finding::ok(LISTENING, "free"),
+        Vacancy::Excluded => {
+            let said = "free, but not together with another address of this configuration";
+            let remedy = "leave one of them out: 0.0.0.0 stands for every IPv4 address, and [::] for \
+                          those and every IPv6 address";
+            return Finding::problem(LISTENING, said, remedy);
+        }
+        Vacancy::Refused(kind) => kind,
+    };
     #[expect(clippy::wildcard_enum_match_arm, reason = "the system may have any other reason")]
-    match error.kind() {
+    match kind {
         ErrorKind::PermissionDenied => {
             let remedy = "let this user listen on low ports: the capability NET_BIND_SERVICE, or \
                           the sysctl net.ipv4.ip_unprivileged_port_start; or choose a port above 1023";
             Finding::problem(LISTENING, "this user may not listen there", remedy)
         }
         ErrorKind::AddrNotAvailable => {
-            let remedy = "name an address of this host in [listen], or 0.0.0.0";
+            let remedy = "name an address of this host, or 0.0.0.0";
             Finding::problem(LISTENING, "this host has no such address", remedy)
         }
         ErrorKind::AddrInUse => taken("it is taken, and nobody answers"),
@@ -75,9 +112,68 @@ fn free(address: SocketAddr) -> Finding {
     }
 }
 
-/// As deskgate itself begins; the socket is gone at once.
-fn bind(address: SocketAddr) -> Result<()> {
+/// Tries each address alone, then all of them in the order in which deskgate listens. The sockets are gone
+/// at once.
+fn vacancies(addresses: &[SocketAddr]) -> Vec<Vacancy> {
+    let alone: Vec<_> = addresses.iter().map(|address| bind(*address).map(drop)).collect();
+    let mut held = Vec::new();
+    let vacancy = |(address, alone): (&SocketAddr, Result<()>)| {
+        if let Err(error) = alone {
+            return Vacancy::Refused(error.kind());
+        }
+        match listen(*address) {
+            Ok(socket) => held.push(socket),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Vacancy::Excluded,
+            Err(error) => return Vacancy::Refused(error.kind()),
+        }
+        Vacancy::Free
+    };
+    addresses.iter().zip(alone).map(vacancy).collect()
+}
+
+/// As deskgate itself begins.
+fn bind(address: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.bind(&address.into())
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Only a socket that listens excludes others: all of them may reuse an address.
+fn listen(address: SocketAddr) -> Result<Socket> {
+    let socket = bind(address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn addresses_that_exclude_each_other_are_found() {
+        let port = {
+            let any = TcpListener::bind("127.0.0.1:0").unwrap();
+            any.local_addr().unwrap().port()
+        };
+        let (one, other): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let all = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        let of = |ips: &[IpAddr]| {
+            let addresses: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+            vacancies(&addresses)
+        };
+        use Vacancy::{Excluded, Free};
+        assert_eq!(of(&[one, other]), [Free, Free]);
+        assert_eq!(of(&[one, one, other]), [Free, Excluded, Free]);
+        assert_eq!(of(&[all, one]), [Free, Excluded]);
+        // Both families are taken at once, where there are both.
+        let both = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        if of(&[both]) == [Free] {
+            assert_eq!(of(&[all, both]), [Free, Excluded]);
+        }
+        let _held = TcpListener::bind((one, port)).unwrap();
+        assert_eq!(of(&[one, other]), [Vacancy::Refused(ErrorKind::AddrInUse), Free]);
+    }
 }

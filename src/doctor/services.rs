@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::World;
 use super::ask::{Answer, Failure, Question, ask};
-use super::finding::{Finding, PYOS_CLOCK, SERVICE};
+use super::finding::{Code, Finding, PYOS_CLOCK, SERVICE};
 use crate::config::{Backend, Upstream};
 use crate::upstream::Error as NameError;
 
@@ -27,6 +27,11 @@ pub(super) fn used(world: &World) -> BTreeSet<String> {
         | Backend::Renew => None,
     });
     names.collect()
+}
+
+/// All that is found of one of them.
+pub(super) fn codes(name: &str) -> &'static [Code] {
+    if name == PYOS { &[SERVICE, PYOS_CLOCK] } else { &[SERVICE] }
 }
 
 /// Asks one of them.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::finding::{Code, Finding};
 
-/// From here on token issue times are compared wrongly.
+/// From here on token issue times are compared wrongly, unless more is tolerated.
 const PROBLEM: f64 = 2.0;
 
-/// From here on tokens are dead before they are used, or outlive their time.
+/// From here on tokens are dead before they are used, or outlive their time, whatever is tolerated.
 const FAR: f64 = 30.0;
 
 /// Seconds that another clock is ahead (positive) or behind: the least that it can be.
@@ -32,15 +32,17 @@ impl Skew {
         if skew.abs() > FAR {
             let more = "tokens count as expired at once, or far too late";
             Finding::problem(code, said, remedy).and([more.to_owned()])
+        } else if skew.abs() <= tolerated.as_secs_f64() {
+            let agrees = "agrees with this one, as far as a Date header tells".to_owned();
+            let far = skew.abs() > PROBLEM;
+            Finding::ok(code, if far { format!("{said}, within discovery.skew") } else { agrees })
         } else if skew.abs() > PROBLEM {
             let more = "the times at which tokens are issued are compared with those of pods: \
                         good tokens are refused, or those of an address's former owner believed";
             Finding::problem(code, said, remedy).and([more.to_owned()])
-        } else if skew.abs() > tolerated.as_secs_f64() {
+        } else {
             let remedy = format!("{remedy}, or raise discovery.skew");
             Finding::warning(code, format!("{said}, more than discovery.skew"), remedy)
-        } else {
-            Finding::ok(code, "agrees with this one, as far as a Date header tells")
         }
     }
 }
@@ -70,5 +72,12 @@ mod tests {
         let statuses = [0.0, -0.9, 1.5, -2.5, 40.0].map(judge);
         use Status::{Ok, Problem, Warning};
         assert_eq!(statuses, [Ok, Ok, Warning, Problem, Problem]);
+    }
+
+    #[test]
+    fn what_is_tolerated_is_no_problem_unless_tokens_are_dead() {
+        let judge = |skew| Skew(skew).judge(PYOS_CLOCK, Duration::from_secs(60)).status;
+        use Status::{Ok, Problem};
+        assert_eq!([1.5, -2.5, 20.0, 40.0].map(judge), [Ok, Ok, Ok, Problem]);
     }
 }
