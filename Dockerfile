@@ -4,7 +4,10 @@
 #   docker run --read-only --cap-drop ALL -p 80:80 \
 #       -v ./payload:/config.payload:ro -v ./signing:/config.signing:ro deskgate
 #
-# It listens on port 80 as uid 65532: docker (20.10) and containerd's CRI plugin (2.0) set
+# It runs as uid 65532, which must be able to read the keys: `deskgate keygen` writes files that only its
+# caller can read (mode 0600), so give those that are mounted to that uid.
+#
+# It listens on port 80 as that uid: docker (20.10) and containerd's CRI plugin (2.0) set
 # net.ipv4.ip_unprivileged_port_start=0 in a container. Elsewhere (containerd 1.x, CRI-O,
 # podman, host network) set that sysctl, as the manifests do, or configure higher ports.
 #
