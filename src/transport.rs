@@ -283,6 +283,11 @@ impl Wire {
         }
     }
 
+    /// Whether there are records that the system has not taken yet.
+    fn owes(&self) -> bool {
+        self.tls().is_some_and(|tls| tls.wants_write())
+    }
+
     fn tls(&self) -> Option<&rustls::ServerConnection> {
         match self {
             Self::Plain(_) => None,
@@ -397,9 +402,9 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // Whoever waits for the other side has said what there is to say.
-        if !this.unsent.is_empty() {
+        if !this.unsent.is_empty() || this.wire.owes() {
             // What the system does not take now goes with the next poll, for which it wakes this task.
-            let _pending = this.poll_send(cx)?;
+            let _pending = Pin::new(&mut *this).poll_flush(cx)?;
         }
         let known = buf.filled().len();
         ready!(Pin::new(&mut this.wire).poll_read(cx, buf))?;

@@ -1,5 +1,5 @@
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -458,6 +458,104 @@ fn an_answer_of_an_upstream_that_takes_no_more_of_the_upload_reaches_the_client(
         assert_eq!((answer.status, answer.text().as_str()), (413, "big"), "closes: {closes}");
         drop((client, go));
         upload.join().unwrap();
+    }
+}
+
+/// Sends until nothing more is taken; returns how much was.
+fn stall(wire: &mut TcpStream, body: &[u8]) -> usize {
+    wire.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let mut sent = 0;
+    while let Ok(count @ 1..) = wire.write(&body[sent..]) {
+        sent += count;
+    }
+    sent
+}
+
+/// The end of an upload may wait in us alone, once its client has sent it all.
+#[test]
+fn an_answer_is_not_held_back_by_what_the_upstream_does_not_take() {
+    let row =
+        "[[route]]\nname = \"pyos\"\ntimeouts = { send = \"60s\" }\nlimits = { body = \"64MB\" }\n";
+    let body = noise(32 * MIB);
+    // How much fits between a client and an upstream that reads nothing.
+    let serve = |answer: &'static str, go: mpsc::Receiver<()>| {
+        let go = std::sync::Mutex::new(go);
+        Site::configured_serving(row, move |exchange| {
+            let go = go.lock().unwrap();
+            go.recv().ok();
+            exchange.write(answer);
+            go.recv().ok();
+        })
+    };
+    let (go, wait) = mpsc::channel();
+    let site = serve("", wait);
+    let mut client = site.client();
+    client.send(post("/API/x", "", body.len()));
+    let mut wire = client.from.get_ref().try_clone().unwrap();
+    let fits = stall(&mut wire, &body);
+    drop((go, client, wire, site));
+    // The client's own buffers are part of that: among bodies that are shorter by so much are some of which the
+    // gateway has the last piece.
+    let refusal =
+        "HTTP/1.1 413 Content Too Large\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbig\r\n0\r\n\r\n";
+    for less in (0..64).map(|step| step * 128 * 1024).take_while(|less| *less < fits) {
+        let (go, wait) = mpsc::channel();
+        let site = serve(refusal, wait);
+        let mut client = site.client();
+        client.send(post("/API/x", "", fits - less));
+        let mut wire = client.from.get_ref().try_clone().unwrap();
+        stall(&mut wire, &body[..fits - less]);
+        go.send(()).unwrap();
+        let answer = client.response();
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (413, "big"),
+            "{less} less than {fits}"
+        );
+        drop(go);
+    }
+}
+
+/// The head of an answer may be all that the upstream says for long.
+#[test]
+fn the_beginning_of_an_answer_does_not_wait_for_the_upload() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let row =
+        "[[route]]\nname = \"pyos\"\ntimeouts = { send = \"60s\" }\nlimits = { body = \"64MB\" }\n";
+    let site = Site::configured_serving(row, move |exchange| {
+        let go = wait.lock().unwrap();
+        go.recv().ok();
+        exchange.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n1%\r\n");
+        go.recv().ok();
+    });
+    let mut client = site.client();
+    client.send(post("/API/x", "", 32 * MIB));
+    let mut wire = client.from.get_ref().try_clone().unwrap();
+    stall(&mut wire, &noise(32 * MIB));
+    go.send(()).unwrap();
+    assert_eq!(client.head().unwrap().status, 200);
+    assert_eq!(client.bytes(7), b"2\r\n1%\r\n");
+    drop((client, wire, go));
+}
+
+/// What took long was the upstream.
+#[test]
+fn a_request_that_is_sent_again_late_is_not_too_slow() {
+    let row = "[listen]\nread_timeout = \"300ms\"\n[limits]\nbody_rate = \"64B\"\n";
+    let served = AtomicUsize::new(0);
+    let site = Site::configured_serving(row, move |exchange| {
+        if served.fetch_add(1, Ordering::SeqCst) == 1 {
+            // Long after a body would have had to come.
+            thread::sleep(Duration::from_secs(2));
+            exchange.close();
+        } else {
+            exchange.answer("200 OK", "", "served");
+        }
+    });
+    let mut client = site.client();
+    for _ in 0..2 {
+        assert_eq!(client.ask("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n").text(), "served");
     }
 }
 

@@ -94,7 +94,9 @@ impl Exchange {
     /// Takes the end of the request's body, which leaves like a piece of it. If more was promised, the
     /// connection serves no other request.
     pub fn finish_body(&mut self) {
-        if let Err(error) = self.request.finish(&mut self.transport) {
+        if self.refused.is_none()
+            && let Err(error) = self.request.finish(&mut self.transport)
+        {
             self.stop_asking(&error);
         }
     }
@@ -103,6 +105,12 @@ impl Exchange {
     #[must_use]
     pub fn has_room(&self) -> bool {
         !self.transport.is_full()
+    }
+
+    /// Whether the upstream was given all that was written.
+    #[must_use]
+    pub fn is_drained(&mut self) -> bool {
+        self.transport.unsent().is_empty()
     }
 
     /// Whether the upstream takes no more of the request. It may have answered before, or still do so.
@@ -116,7 +124,7 @@ impl Exchange {
     /// # Errors
     /// If it does not in its time.
     pub async fn drain(&mut self) -> Result<()> {
-        if self.transport.unsent().is_empty() {
+        if self.is_drained() {
             return Ok(());
         }
         match within(self.waits.write, self.transport.flush()).await {
@@ -131,7 +139,7 @@ impl Exchange {
     fn stop_asking(&mut self, error: &io::Error) {
         // What cannot be sent must not stand in the way of what is read.
         self.transport.unsent().clear();
-        self.refused = Some(error.kind());
+        self.refused.get_or_insert_with(|| error.kind());
     }
 
     async fn flush(&mut self) -> Result<()> {
@@ -232,10 +240,11 @@ impl Exchange {
 
     /// The upstream says nothing more.
     fn end(&mut self) -> io::Result<()> {
-        // The system has told of the reset already, where it was written to: now it looks like an end.
         match self.refused {
-            Some(ErrorKind::ConnectionReset) => Err(ErrorKind::ConnectionReset.into()),
-            _ => self.body.end(),
+            // It had ended before it was written to; or we have.
+            None | Some(ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof) => self.body.end(),
+            // The system has told of the reset already, where it was written to: now it looks like an end.
+            Some(kind) => Err(kind.into()),
         }
     }
 
@@ -266,7 +275,7 @@ impl Exchange {
     /// taken all of the request, and has said nothing that nobody asked for. The request must be over, too.
     #[must_use]
     pub fn into_kept(mut self) -> Option<Box<Transport>> {
-        let taken = self.refused.is_none() && self.transport.unsent().is_empty();
+        let taken = self.refused.is_none() && self.is_drained();
         let over = self.body.is_over() && self.read.is_empty();
         (self.keep && taken && over).then_some(self.transport)
     }

@@ -131,14 +131,15 @@ impl Answer {
     ) -> Result<Self> {
         self.upstream.http.write_head(head, length).await?;
         if let Some(bytes) = replay {
-            self.pass_on(session, plan, Some(bytes)).await?;
+            self.upload.received = bytes.len() as u64;
+            self.send(session, Some(bytes)).await;
         }
         let mut interim = 0;
         loop {
-            let wants_more = self.wants_more();
+            let idle = !self.wants_more();
             tokio::select! {
                 biased;
-                body = session.read_body_or_idle(self.upload.over), if wants_more => {
+                body = session.read_body_or_idle(idle) => {
                     self.pass_on(session, plan, body?).await?;
                 }
                 head = self.upstream.http.read_head() => {
@@ -174,7 +175,7 @@ impl Answer {
         plan: &Plan,
         piece: Option<Bytes>,
     ) -> Result<()> {
-        let Self { upstream, upload, .. } = self;
+        let upload = &mut self.upload;
         if let Some(bytes) = &piece {
             upload.received += bytes.len() as u64;
             if upload.received > plan.route.row.limits.body.as_u64() {
@@ -184,6 +185,13 @@ impl Answer {
                 return Err(Error::BodyTooSlow.into());
             }
         }
+        self.send(session, piece).await;
+        Ok(())
+    }
+
+    /// Gives the upstream a piece of the request's body, or its end.
+    async fn send(&mut self, session: &mut Session, piece: Option<Bytes>) {
+        let Self { upstream, upload, .. } = self;
         // An empty chunk is the last one: what a piece without bytes stands for is not over.
         if let Some(bytes) = piece.as_ref().filter(|bytes| !bytes.is_empty()) {
             upstream.http.write_body(bytes).await;
@@ -192,14 +200,13 @@ impl Answer {
             upload.over = true;
             upstream.http.finish_body();
         }
-        Ok(())
     }
 
-    /// Whether the client is to be read: more of its request, or that it goes.
+    /// Whether more of the request's body is to be read. Otherwise the client is only listened to.
     fn wants_more(&mut self) -> bool {
         // An answer may have come before the upstream stopped taking the request.
         self.upload.over |= self.upstream.http.has_refused();
-        self.upload.over || self.upstream.http.has_room()
+        !self.upload.over && self.upstream.http.has_room()
     }
 
     /// Passes the response on to its end, and what is left of the request's body meanwhile.
@@ -225,7 +232,7 @@ impl Answer {
         }
         session.write_head(head).await?;
         loop {
-            let wants_more = self.wants_more();
+            let idle = !self.wants_more();
             tokio::select! {
                 biased;
                 came = self.upstream.http.read_body() => match came? {
@@ -233,7 +240,7 @@ impl Answer {
                     Came::Room => {}
                     Came::End => break,
                 },
-                body = session.read_body_or_idle(self.upload.over), if wants_more => {
+                body = session.read_body_or_idle(idle) => {
                     self.pass_on(session, plan, body?).await?;
                 }
             }
@@ -241,7 +248,7 @@ impl Answer {
         if let Some(rest) = packing.and_then(Packing::end) {
             session.write_body(rest).await?;
         }
-        if !self.upload.over {
+        if !self.upload.over || !self.upstream.http.is_drained() {
             // The client has its answer; whoever gave it may still want the rest of the request.
             session.finish_body().await?;
         }
@@ -249,7 +256,10 @@ impl Answer {
             return Ok(());
         }
         loop {
-            self.upstream.http.drain().await?;
+            if self.upstream.http.drain().await.is_err() {
+                // That is the upstream's loss alone.
+                return Ok(());
+            }
             if self.upload.over || self.upstream.http.has_refused() {
                 break;
             }

@@ -250,6 +250,9 @@ async fn an_answer_without_a_length_is_not_over_when_the_connection_is_reset() {
         exchange.write_body(&piece).await;
         tokio::task::yield_now().await;
     }
+    // Its end is not sent either, which would have met another error.
+    exchange.finish_body();
+    assert!(exchange.is_drained());
     let error = piece_of(&mut exchange).await.unwrap_err();
     assert_eq!(upstream::fault(&error), upstream::Error::ConnectFailed);
 }
