@@ -403,6 +403,10 @@ impl Desktop {
 pub struct Discovery {
     /// Who is asked.
     pub mode: DiscoveryMode,
+    /// The headless service of all desktops, where it is not called as the pods' subdomain
+    /// ([`Desktop::service`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// What serves where the API forbids to list pods, or was never reached since the start.
     pub fallback: Fallback,
     /// What becomes of a token of which nobody knows whose address it held when it was issued.

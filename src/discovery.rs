@@ -6,13 +6,14 @@
 //!
 //! ```text
 //! api (bytes) -> slices (pods) -> identity (who owned what when) -> Pods (judge, wait, report)
-//!        \------------- watch (the loop), book (its state), health ----------/
+//!        \---------- watch (the loop), book (its state), health, proof -------/
 //! ```
 
 mod api;
 mod book;
 mod health;
 pub mod identity;
+mod proof;
 pub mod slices;
 mod survey;
 mod watch;
@@ -35,16 +36,18 @@ use api::Api;
 use book::Book;
 use health::Health;
 use identity::{History, Issue};
+use proof::Proofs;
 
 /// Age up to which a token of an unknown pod is worth a wait: its pod may not be listed yet. An
 /// older one is of a pod that is gone.
 const FRESH: Duration = Duration::from_secs(15);
 
 /// Longest that tokens of any age are judged by a picture that nothing has proved since. After it only
-/// tokens are believed that are younger than this.
+/// tokens of addresses are believed, and only if they are younger than this.
 ///
 /// An address may be given on while nobody tells us, and a token from before opens the next owner's pod
-/// for as long as the token lives. A new one comes from pyos, which knows whose address it is now. So an
+/// for as long as the token lives. A new one comes from pyos, which knows whose address it is now. Of a name
+/// only the picture knows the address, so no token makes up for its age. So an
 /// outage keeps no desktop from a page that renews its token, and shuts an old one out. A healthy server
 /// proves the picture in every watch, which is given up after 35 s: a minute is nearly twice that.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -123,11 +126,15 @@ struct Picture {
 }
 
 impl Picture {
+    /// Whether this was proved not long ago.
+    fn is_proved(&self, now: Moment) -> bool {
+        self.proof.is_some_and(|proof| now.mono.saturating_duration_since(proof) <= BELIEVED)
+    }
+
     /// Whether this is too old for a token of that age: its address may be another pod's by now.
-    fn is_too_old(&self, issue: Issue, now: Moment) -> bool {
-        let age = self.proof.map(|proof| now.mono.saturating_duration_since(proof));
-        age.is_none_or(|age| age > BELIEVED)
-            && issue.may_precede(now.millis().saturating_sub(millis(BELIEVED)))
+    fn is_too_old(&self, host: Host<'_>, issue: Issue, now: Moment) -> bool {
+        let young = now.millis().saturating_sub(millis(BELIEVED));
+        !self.is_proved(now) && (matches!(host, Host::Name(_)) || issue.may_precede(young))
     }
 }
 
@@ -138,6 +145,7 @@ struct Shared {
     changes: signal::Sender<u64>,
     health: Health,
     gone: Mutex<Vec<GoneCallback>>,
+    proofs: Proofs,
     clock: Clock,
     /// In milliseconds.
     skew: i64,
@@ -171,6 +179,8 @@ impl Pods {
     /// Begins to watch, on the current tokio runtime. Nothing is known at first.
     #[must_use]
     pub fn start(settings: Settings, clock: Clock) -> Self {
+        let Settings { server, namespace, service, watch_timeout, .. } = &settings;
+        let api = || Api::new(server.clone(), namespace, service, *watch_timeout);
         let history = Arc::new(History::new(millis(settings.memory)));
         let picture = Picture { history, compared: clock(), proof: None };
         let shared = Arc::new(Shared {
@@ -178,18 +188,17 @@ impl Pods {
             changes: signal::Sender::new(0),
             health: Health::new(),
             gone: Mutex::new(Vec::new()),
+            proofs: Proofs::new(api()),
             clock,
             skew: millis(settings.skew),
         });
         let book = Book::new(Arc::clone(&shared));
-        let Settings { server, namespace, service, watch_timeout, .. } = settings;
-        let api = Api::new(server, &namespace, &service, watch_timeout);
-        let task = tokio::spawn(watch::run(api, book));
+        let task = tokio::spawn(watch::run(api(), book));
         Self { shared, _watch: Arc::new(Watching(task)) }
     }
 
-    /// What a token for this host, issued at this Unix time in seconds, means at `now`. Takes no
-    /// lock; for every request.
+    /// What a token for this host, issued at this Unix time in seconds, means at `now`. For every request;
+    /// takes a lock only where nothing but the pod's own word helps.
     #[must_use]
     pub fn judge(&self, host: Host<'_>, issued: Option<u64>, now: Moment) -> Verdict {
         let picture = self.shared.picture.load();
@@ -197,9 +206,10 @@ impl Pods {
         let set = now.set_since(picture.compared).saturating_abs() > STEP;
         let issued = issued.filter(|_| !set);
         let issue = Issue { issued, now: now.millis(), skew: self.shared.skew };
-        let verdict = picture.history.judge(host, issue);
+        let proved = |uid: &Arc<str>, address, seen| self.shared.proofs.since(uid, address, seen);
+        let verdict = picture.history.judge_by(host, issue, &proved);
         if let Verdict::Allow(endpoint) = &verdict
-            && picture.is_too_old(issue, now)
+            && picture.is_too_old(host, issue, now)
         {
             return Verdict::Ambiguous(endpoint.clone());
         }
@@ -234,6 +244,29 @@ impl Pods {
         }
     }
 
+    /// Like [`Pods::judge`], for a token that may be from before its pod was known: first asks the pod since
+    /// when it has had its address, and waits for that until the limit.
+    pub async fn prove(
+        &self,
+        host: Host<'_>,
+        issued: Option<u64>,
+        pod: &Endpoint,
+        limit: Duration,
+    ) -> Verdict {
+        let seen = self.shared.picture.load().history.seen(pod);
+        if let Some(seen) = seen {
+            self.shared.proofs.ask(pod, seen, tokio::time::Instant::now() + limit).await;
+        }
+        self.judge(host, issued, (self.shared.clock)())
+    }
+
+    /// Whether what is known was proved not long ago. Without that a pod's name and uid may be its
+    /// predecessor's.
+    #[must_use]
+    pub fn is_proved(&self, now: Moment) -> bool {
+        self.shared.picture.load().is_proved(now)
+    }
+
     /// Calls `callback` with the uid of each pod that has left the service: at once if its address
     /// was given on, otherwise after the moment in which it may only have been moved. A pod
     /// that is terminating has not left: its tunnels may live as long as it does.
@@ -255,6 +288,13 @@ impl Pods {
     #[must_use]
     pub fn lists(&self, uid: &str) -> bool {
         self.shared.picture.load().history.lists(uid)
+    }
+
+    /// Whether the pod is listed, and the only one at its address. Ask once connected to it: a connection
+    /// that took its time may have been taken by the next owner.
+    #[must_use]
+    pub fn owns(&self, uid: &str) -> bool {
+        self.shared.picture.load().history.owns(uid)
     }
 
     /// Every listed pod, by name.

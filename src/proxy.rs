@@ -214,7 +214,7 @@ impl Gateway {
         record.status = 101;
         let settings = &plan.route.row.tunnel;
         let desktop = plan.desktop.as_deref();
-        let found = answer.found;
+        let found = &answer.found;
         let info = Info {
             route: Arc::clone(&plan.route.name),
             token: record.token.map(|token| token.to_string().into()),
@@ -237,7 +237,7 @@ impl Gateway {
         };
         let id = tunnel::start(session, *answer.upstream.http, &head, opening).await?;
         // The pod may have gone before its tunnel was listed.
-        if found.uid.is_some_and(|uid| !self.desktops.lists(&uid)) {
+        if !self.desktops.holds(&answer.found) {
             let _told = self.tunnels.close(id, End::DesktopGone);
         }
         // So may an operator have withdrawn its token.

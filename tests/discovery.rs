@@ -206,6 +206,11 @@ async fn a_watch_that_may_not_be_opened_is_forbidden_though_lists_work() {
     eventually("forbidden", || matches!(pods.status().condition, Condition::Forbidden { .. }))
         .await;
     assert_eq!(names(&pods), ["pod-a"]);
+    // What a watch would tell, lists tell later.
+    api.remove("a");
+    api.set(Endpoint::ready("b", "10.0.0.2"));
+    eventually("pod-b alone", || names(&pods) == ["pod-b"]).await;
+    assert!(matches!(pods.status().condition, Condition::Forbidden { age: Some(_) }));
     api.fail(Break::None);
     eventually("synced", || synced(&pods)).await;
 }
@@ -388,6 +393,9 @@ async fn without_news_only_new_tokens_open_what_was_known() {
         "issued since the last proof, and as doubtful by now"
     );
     assert_eq!(judge(issued(110), 120), "allow", "whoever issues tokens knows better");
+    // But of a name it is only known whose address it was.
+    let by_name = |token, at| pods.judge(Host::Name("pod-a"), token, after(at)).reason();
+    assert_eq!((by_name(old, 45), by_name(issued(110), 120)), ("allow", "ambiguous"));
     // It is told again: nothing has changed meanwhile.
     passed.store(120, Ordering::Relaxed);
     api.fail(Break::None);

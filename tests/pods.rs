@@ -234,3 +234,45 @@ fn a_tunnel_ends_soon_after_its_pod_has_left() {
     }
     assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
 }
+
+/// A gateway starts while pages are open: what it did not see, the pods tell.
+#[test]
+fn a_token_from_before_the_start_opens_the_pod_that_ran_then() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    for (running, issued_ago, want) in
+        [(Some(MINUTE * 10), 60, 200), (Some(MINUTE * 2), 300, 401), (None, 60, 401)]
+    {
+        let api = FakeApi::start();
+        let pod = Endpoint::ready("ida", PODS[0]);
+        api.set(match running {
+            Some(time) => pod.running_for(time),
+            None => pod,
+        });
+        let cluster = Cluster::with(api, "");
+        cluster.synced();
+        let token = issued(PODS[0], issued_ago);
+        let answer = eventually("its pod is known", || {
+            Some(cluster.ask(&token)).filter(|answer| [200, 401].contains(&answer.status))
+        });
+        assert_eq!(answer.status, want, "{running:?}");
+        for _ in 0..3 {
+            assert_eq!(cluster.ask(&token).status, want, "{running:?}");
+        }
+        let line = eventually("its lines", || {
+            let lines = cluster.site.gateway.access("/filer");
+            (lines.len() >= 4).then(|| lines.last().cloned()).flatten()
+        });
+        let reason = if want == 200 { "" } else { "desktop_ambiguous" };
+        assert_eq!(line["reason"].as_str().unwrap_or_default(), reason, "{line}");
+        // Once, unless it did not tell.
+        assert!(running.is_none() || cluster.api.asked() == 1, "{}", cluster.api.asked());
+        // Another pod at its address is another matter.
+        cluster.api.remove("ida");
+        cluster.api.set(Endpoint::ready("bob", PODS[0]).running_for(MINUTE));
+        let refused = eventually("her token is refused", || {
+            Some(cluster.ask(&token)).filter(|answer| answer.status == 401)
+        });
+        assert_eq!(refused.error(), "unauthorized");
+        assert_eq!(cluster.site.pods[0].seen().len(), if want == 200 { 4 } else { 0 });
+    }
+}

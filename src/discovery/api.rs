@@ -1,4 +1,4 @@
-//! The two requests that discovery makes of the Kubernetes API: a list and a watch.
+//! The requests that discovery makes of the Kubernetes API: a list, a watch, and one for a single pod.
 //!
 //! One HTTP/1.1 connection for each request, which is one in half a minute. Every wait has a limit
 //! and every buffer a bound; errors are a closed list and hold nothing that was sent or received.
@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
 
-use super::slices::{Line, Page, Slice};
+use super::slices::{Line, Page, PodObject, Slice, Told};
 
 /// Longest time for a connection, with TLS.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -41,6 +41,8 @@ const LATE: Duration = Duration::from_secs(5);
 const PAGE: usize = 500;
 /// Most bytes of a list, all its pages.
 const MAX_LIST: usize = 64 << 20;
+/// Most bytes of a pod: the store behind the API keeps no object above 1.5 MiB.
+const MAX_POD: usize = 4 << 20;
 /// Longest line of a watch. The store behind the API keeps no object above 1.5 MiB.
 const MAX_LINE: usize = 4 << 20;
 /// Age after which the credential is read anew; the node replaces it long before it expires.
@@ -101,8 +103,8 @@ pub enum Fault {
     /// 401: the credential is not accepted.
     #[error("the API does not accept the credential (401)")]
     Unauthorized,
-    /// 403: the service account may not list or watch EndpointSlices.
-    #[error("the API refuses endpointslices to this service account (403)")]
+    /// 403: the service account may not do this.
+    #[error("the API refuses this to the service account (403)")]
     Forbidden,
     /// 410: the version to continue from is too old.
     #[error("the version to continue from has expired (410)")]
@@ -168,7 +170,8 @@ pub(super) struct Listing {
 #[derive(Debug)]
 pub(super) struct Api {
     server: Server,
-    path: String,
+    slices: String,
+    pods: String,
     selector: String,
     watch_timeout: Duration,
     token: Option<(HeaderValue, Instant)>,
@@ -194,12 +197,11 @@ impl Api {
         service: &str,
         watch_timeout: Duration,
     ) -> Self {
+        let namespace = encoded(namespace);
         Self {
             server,
-            path: format!(
-                "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices",
-                encoded(namespace)
-            ),
+            slices: format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"),
+            pods: format!("/api/v1/namespaces/{namespace}/pods"),
             selector: encoded(&format!("kubernetes.io/service-name={service}")),
             watch_timeout,
             token: None,
@@ -217,13 +219,13 @@ impl Api {
         let mut next = String::new();
         let mut room = MAX_LIST;
         loop {
-            let selector = &self.selector;
-            let mut query = format!("labelSelector={selector}&limit={PAGE}");
+            let Self { slices, selector, .. } = self;
+            let mut target = format!("{slices}?labelSelector={selector}&limit={PAGE}");
             if !next.is_empty() {
-                query.push_str("&continue=");
-                query.push_str(&encoded(&next));
+                target.push_str("&continue=");
+                target.push_str(&encoded(&next));
             }
-            let (response, _driver) = self.get(&query).await?;
+            let (response, _driver) = self.get(&target).await?;
             let date = date(response.headers());
             let body = collect(response.into_body(), room).await?;
             room = room.saturating_sub(body.len());
@@ -245,13 +247,14 @@ impl Api {
     /// What happened after `version`, and what will.
     pub(super) async fn watch(&mut self, version: &str) -> Result<Lines, Fault> {
         let deadline = Instant::now() + self.watch_timeout() + LATE;
-        let query = format!(
-            "labelSelector={}&watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
+        let target = format!(
+            "{}?labelSelector={}&watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
+            self.slices,
             self.selector,
             self.watch_timeout().as_secs(),
             encoded(version),
         );
-        let (response, driver) = self.get(&query).await?;
+        let (response, driver) = self.get(&target).await?;
         Ok(Lines {
             body: response.into_body(),
             buffer: Buffer::default(),
@@ -260,14 +263,23 @@ impl Api {
         })
     }
 
+    /// What a pod tells of its addresses.
+    pub(super) async fn pod(&mut self, name: &str) -> Result<Told, Fault> {
+        let target = format!("{}/{}", self.pods, encoded(name));
+        let (response, _driver) = self.get(&target).await?;
+        let body = timeout(HEAD, collect(response.into_body(), MAX_POD)).await;
+        let body = body.map_err(|_| Fault::ResponseTimeout)??;
+        serde_json::from_slice::<PodObject>(&body).map(PodObject::told).map_err(|_| Fault::Invalid)
+    }
+
     /// How long a watch lasts: whole seconds, at least one.
     pub(super) fn watch_timeout(&self) -> Duration {
         Duration::from_secs(self.watch_timeout.as_secs().max(1))
     }
 
     /// Sends one request. The response is a success.
-    async fn get(&mut self, query: &str) -> Result<(Response<Incoming>, Driver), Fault> {
-        let request = self.request(query)?;
+    async fn get(&mut self, target: &str) -> Result<(Response<Incoming>, Driver), Fault> {
+        let request = self.request(target)?;
         let stream =
             timeout(CONNECT, self.connect()).await.map_err(|_| Fault::ConnectTimeout)??;
         let answer = async {
@@ -296,12 +308,12 @@ impl Api {
         Err(fault)
     }
 
-    fn request(&mut self, query: &str) -> Result<Request<Empty<Bytes>>, Fault> {
+    fn request(&mut self, target: &str) -> Result<Request<Empty<Bytes>>, Fault> {
         let host = match self.server.host.parse() {
             Ok(IpAddr::V6(address)) => format!("[{address}]:{}", self.server.port),
             _ => format!("{}:{}", self.server.host, self.server.port),
         };
-        let mut request = Request::get(format!("{}?{query}", self.path))
+        let mut request = Request::get(target)
             .header(HOST, host)
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("deskgate/", env!("CARGO_PKG_VERSION")));

@@ -92,7 +92,12 @@ impl Book {
         let took = millis(now.mono.saturating_duration_since(asked.mono));
         self.history.synced(now.millis().saturating_sub(took), now.millis(), &changes);
         self.slices = slices;
-        tracing::info!(pods = self.history.len(), changes = changes.len(), "pods listed");
+        let (pods, changes) = (self.history.len(), changes.len());
+        if changes == 0 && self.proof.is_some() {
+            tracing::debug!(pods, changes, "pods listed");
+        } else {
+            tracing::info!(pods, changes, "pods listed");
+        }
         self.news = true;
         self.proof = self.proof.max(Some(asked.mono));
         // First what is seen, then who is gone: who asks in between must not be told the old.
@@ -100,7 +105,10 @@ impl Book {
         self.hurry();
         let health = &self.shared.health;
         health.count(|counters| counters.lists += 1);
-        health.works();
+        // Where it was the watch that is refused, a list is a makeshift.
+        if !health.is_refused() {
+            health.works();
+        }
         health.proved(asked.mono);
         if let Some(date) = listing.date {
             let offset = date.saturating_sub(now.millis());

@@ -128,6 +128,12 @@ impl Health {
         self.denials.load(Ordering::Relaxed) >= DENIALS
     }
 
+    /// Whether this service account was refused something that nothing has worked since.
+    pub(super) fn is_refused(&self) -> bool {
+        let standing = self.inner().standing;
+        matches!(standing, Standing::Failed(Fault::Forbidden | Fault::Unauthorized))
+    }
+
     /// A failure that leaves the known pods to age. Logged when it is another than before.
     pub(super) fn failed(&self, fault: Fault) {
         self.count_fault(fault);

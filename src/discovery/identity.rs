@@ -15,6 +15,7 @@
 //!   no tokens.
 //! - The clocks of the token's issuer and of this host differ by at most the `skew` given.
 //! - A pod that stays listed keeps its hosts (a pod's uid and address end together).
+//! - The clock of a pod's node, whose word [`Proved`] is, differs from the issuer's by at most the `skew`, too.
 //! - What was seen last still holds. While the API is out of reach this grows old, for an address
 //!   given on meanwhile too; how old it is, the caller weighs (`Pods::judge`).
 
@@ -156,6 +157,9 @@ impl Verdict {
         }
     }
 }
+
+/// Since when the pod of a uid, first seen with an address at a time, has had it, where it has told.
+pub(super) type Proved<'a> = &'a dyn Fn(&Arc<str>, IpAddr, i64) -> Option<i64>;
 
 /// When a token was issued, and when it is judged.
 #[derive(Clone, Copy, Debug)]
@@ -412,6 +416,11 @@ impl History {
     /// What a token for this host means now.
     #[must_use]
     pub fn judge(&self, host: Host<'_>, issue: Issue) -> Verdict {
+        self.judge_by(host, issue, &|_, _, _| None)
+    }
+
+    /// The same, with what pods have told of themselves.
+    pub(super) fn judge_by(&self, host: Host<'_>, issue: Issue, proved: Proved<'_>) -> Verdict {
         if self.current.is_none() {
             return Verdict::Unsynced;
         }
@@ -426,7 +435,7 @@ impl History {
             return if listed { Verdict::Ending } else { Verdict::NotFound };
         };
         let endpoint = claim.endpoint();
-        match self.owned(claim, claims, issue) {
+        match self.owned(claim, claims, issue, proved) {
             Some(false) => Verdict::Reused,
             _ if claim.pod.readiness == Readiness::NotReady => Verdict::NotReady(endpoint),
             // Two pods that both own it (host networking, a host name given twice).
@@ -436,7 +445,13 @@ impl History {
     }
 
     /// Whether this claim covers the token's issue, if that can be told.
-    fn owned(&self, claim: &Claim, claims: &[Claim], issue: Issue) -> Option<bool> {
+    fn owned(
+        &self,
+        claim: &Claim,
+        claims: &[Claim],
+        issue: Issue,
+        proved: Proved<'_>,
+    ) -> Option<bool> {
         let window = issue.window()?;
         let (earliest, latest) = window;
         if latest <= claim.lo {
@@ -449,13 +464,18 @@ impl History {
         // token of a desktop, issued while its pod is being listed, would be refused.
         let others = claims.iter().filter(|other| other.pod.uid != claim.pod.uid);
         let alone = !others.into_iter().any(|other| other.may_cover(window));
-        (earliest > self.blind && alone).then_some(true)
+        if earliest > self.blind && alone {
+            return Some(true);
+        }
+        let since = proved(&claim.pod.uid, claim.address, claim.hi)?;
+        (earliest >= since).then_some(true)
     }
 
-    /// Whether the pod is listed.
-    #[must_use]
-    pub fn lists(&self, uid: &str) -> bool {
-        self.present.contains_key(uid)
+    /// When a listed pod was first seen with its address.
+    pub(super) fn seen(&self, endpoint: &Endpoint) -> Option<i64> {
+        let claims = self.addresses.of(&endpoint.address).iter();
+        let mut own = claims.filter(|claim| claim.until.is_none() && claim.pod.uid == endpoint.uid);
+        own.next().map(|claim| claim.hi)
     }
 
     /// How many pods are listed.
@@ -479,6 +499,18 @@ impl History {
     #[must_use]
     pub fn current(&self) -> Option<i64> {
         self.current
+    }
+
+    /// Whether the pod is listed.
+    #[must_use]
+    pub fn lists(&self, uid: &str) -> bool {
+        self.present.contains_key(uid)
+    }
+
+    /// Whether the pod is listed, and the only one at its addresses.
+    #[must_use]
+    pub fn owns(&self, uid: &str) -> bool {
+        self.pod(uid).is_some_and(|pod| !self.replaced(pod))
     }
 
     /// Whether another live pod now owns an address which this one had.

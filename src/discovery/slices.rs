@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 
@@ -191,6 +193,95 @@ fn join(pod: &mut Pod, other: &Pod) {
     if pod.hostname.is_none() {
         pod.hostname.clone_from(&other.hostname);
     }
+}
+
+/// A pod, as it describes itself.
+#[derive(Debug, Default, Deserialize)]
+pub struct PodObject {
+    #[serde(default)]
+    metadata: PodMeta,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct PodMeta {
+    #[serde(default)]
+    uid: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStatus {
+    #[serde(default, rename = "podIPs")]
+    addresses: Option<Vec<PodAddress>>,
+    #[serde(default)]
+    container_statuses: Option<Vec<Container>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodAddress {
+    #[serde(default)]
+    ip: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Container {
+    #[serde(default)]
+    state: State,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct State {
+    #[serde(default)]
+    running: Option<Running>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Running {
+    #[serde(default)]
+    started_at: String,
+}
+
+/// What a pod tells of its addresses. `Debug` does not show them.
+pub struct Told {
+    /// Its uid.
+    pub uid: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// It has had them from here on at the latest, in milliseconds of Unix time; none if it does not tell.
+    pub since: Option<i64>,
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Told").field("uid", &self.uid).finish_non_exhaustive()
+    }
+}
+
+impl PodObject {
+    /// What it tells. Containers end with the network that they run in: the first of those that run now has
+    /// had it since its start.
+    #[must_use]
+    pub fn told(self) -> Told {
+        let addresses = self.status.addresses.unwrap_or_default();
+        let addresses = addresses.iter().filter_map(|address| address.ip.parse().ok());
+        let running = self.status.container_statuses.unwrap_or_default();
+        let running = running.into_iter().filter_map(|container| container.state.running);
+        Told {
+            uid: self.metadata.uid,
+            addresses: addresses.map(|address: IpAddr| address.to_canonical()).collect(),
+            since: running.filter_map(|running| started(&running.started_at)).min(),
+        }
+    }
+}
+
+/// The end of the second that a time names, in milliseconds.
+fn started(text: &str) -> Option<i64> {
+    let time = humantime::parse_rfc3339(text).ok()?;
+    let time = time.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(time.as_secs()).ok()?.checked_mul(1000)?.checked_add(999)
 }
 
 /// More slices than any service has.

@@ -16,9 +16,14 @@ pub struct Survey {
     pub date: Option<i64>,
     /// Whether a watch may follow.
     pub watch: Result<(), Fault>,
+    /// Whether a pod may be asked for.
+    pub pod: Result<(), Fault>,
 }
 
-/// Lists the pods of a service and begins a watch, which ends at once.
+/// A pod that there is not.
+const NOBODY: &str = "deskgate-doctor";
+
+/// Lists the pods of a service, begins a watch, which ends at once, and asks for a pod.
 ///
 /// # Errors
 /// Why there is no list.
@@ -27,7 +32,11 @@ pub async fn survey(settings: &Settings) -> Result<Survey, Fault> {
     let mut api = Api::new(server.clone(), namespace, service, *watch_timeout);
     let Listing { items, version, date } = api.list().await?;
     let watch = api.watch(&version).await.map(drop);
+    let pod = match api.pod(NOBODY).await {
+        Ok(_) | Err(Fault::Rejected) => Ok(()),
+        Err(fault) => Err(fault),
+    };
     let slices = items.len();
     let pods = Slices::of(items).map_err(|_| Fault::TooLarge)?.pods();
-    Ok(Survey { pods, slices, date, watch })
+    Ok(Survey { pods, slices, date, watch, pod })
 }

@@ -59,7 +59,15 @@ async fn follow(api: &mut Api, book: &mut Book, pause: &mut Pause, mut version: 
             Err(fault) => {
                 book.failed(fault);
                 beside(book, pause.wait()).await;
-                if matches!(fault, Fault::Invalid | Fault::TooLarge | Fault::Rejected) {
+                // Where no watch is to be had, lists must do.
+                if matches!(
+                    fault,
+                    Fault::Invalid
+                        | Fault::TooLarge
+                        | Fault::Rejected
+                        | Fault::Forbidden
+                        | Fault::Unauthorized
+                ) {
                     return;
                 }
             }

@@ -56,14 +56,24 @@ pub(super) async fn examine(world: Arc<World>) -> Vec<Finding> {
             findings
         }
         Some(Err(fault)) => {
-            let mut findings = vec![refused(&world, fault, "list")];
+            let mut findings = vec![refused(&world, fault, "list of endpointslices")];
             findings.extend(skipped("the API did not tell: see D09"));
             findings
         }
         Some(Ok(survey)) => {
-            let api = match survey.watch {
-                Ok(()) => Finding::ok(API, "list and watch of endpointslices are allowed"),
-                Err(fault) => refused(&world, fault, "watch"),
+            let api = match (survey.watch, survey.pod) {
+                (Ok(()), Ok(())) => {
+                    Finding::ok(API, "list and watch of endpointslices and get of pods are allowed")
+                }
+                (Ok(()), Err(fault)) => Finding::warning(
+                    API,
+                    format!(
+                        "get of pods: {fault}: after each start of the edge, pages are refused until they \
+                         renew their tokens"
+                    ),
+                    role(&config.desktop.namespace),
+                ),
+                (Err(fault), _) => refused(&world, fault, "watch of endpointslices"),
             };
             let date = survey.date.and_then(|date| u64::try_from(date).ok());
             let clock = match date {
@@ -89,11 +99,14 @@ fn role(namespace: &str) -> String {
          rules:\n\
          - apiGroups: [\"discovery.k8s.io\"]\n  \
            resources: [\"endpointslices\"]\n  \
-           verbs: [\"list\", \"watch\"]"
+           verbs: [\"list\", \"watch\"]\n\
+         - apiGroups: [\"\"]\n  \
+           resources: [\"pods\"]\n  \
+           verbs: [\"get\"]"
     )
 }
 
-fn refused(world: &World, fault: Fault, verb: &str) -> Finding {
+fn refused(world: &World, fault: Fault, what: &str) -> Finding {
     let config = &world.layered.config;
     #[expect(clippy::wildcard_enum_match_arm, reason = "the others have one remedy")]
     let remedy = match fault {
@@ -113,7 +126,7 @@ fn refused(world: &World, fault: Fault, verb: &str) -> Finding {
         }
         _ => "see the API server's log; until it answers, the last known pods are used".to_owned(),
     };
-    Finding::problem(API, format!("{verb} of endpointslices: {fault}"), remedy)
+    Finding::problem(API, format!("{what}: {fault}"), remedy)
 }
 
 fn pods(world: &World, survey: &Survey) -> Finding {

@@ -74,6 +74,14 @@ pub(super) async fn ask(session: &mut Session, plan: &Plan, way: &Way<'_>) -> Re
         let timeouts = &plan.route.row.timeouts;
         let upstream = Connection::open(&found, &session.request().method, timeouts, pool).await;
         let upstream = upstream.map_err(Error::from)?;
+        if !way.desktops.holds(&found) {
+            // Somebody else may have taken the connection. Nothing was sent.
+            tries += 1;
+            if tries > MAX_TRIES {
+                return Err(Error::from(upstream::Error::DesktopGone).into());
+            }
+            continue;
+        }
         let reused = upstream.reused;
         let replay = (tries > 1).then(|| session.kept_body()).flatten();
         let upload = Upload { received: 0, pace, over };

@@ -181,7 +181,8 @@ impl Rooms {
         let found = match (&plan.route.backend, &plan.desktop) {
             (Destination::Upstream(upstream), _) => {
                 let addresses = self.upstreams.fixed(upstream).await?;
-                return Ok(Pod { addresses, label: Arc::clone(&plan.route.name), uid: None });
+                let label = Arc::clone(&plan.route.name);
+                return Ok(Pod { addresses, label, uid: None, alone: false });
             }
             (_, Some(desktop)) => {
                 let permits = |address| self.authenticator.permits(address);

@@ -39,7 +39,7 @@ pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
             Desktops::Static(discovery.pods.clone())
         }
         DiscoveryMode::Kubernetes => {
-            info!(mode = "kubernetes", service = config.desktop.service, "desktops are watched");
+            info!(mode = "kubernetes", service = service(config), "desktops are watched");
             let pods = Pods::start(settings(config), Arc::new(now));
             let tunnels = tunnels.clone();
             pods.on_gone(move |uid| {
@@ -57,6 +57,11 @@ pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
             })
         }
     }
+}
+
+/// The service whose pods the desktops are.
+fn service(config: &Config) -> &str {
+    config.discovery.service.as_deref().unwrap_or(&config.desktop.service)
 }
 
 /// What `auto` means here: Kubernetes where its API and credentials are.
@@ -82,7 +87,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
     Settings {
         server: Server { host: discovery.api_host.clone(), port: discovery.api_port, transport },
         namespace: config.desktop.namespace.clone(),
-        service: config.desktop.service.clone(),
+        service: service(config).to_owned(),
         watch_timeout: WATCH,
         memory: MEMORY,
         skew: discovery.skew,

@@ -17,6 +17,9 @@ use super::{Error, Upstreams};
 use crate::auth::{Desktop, Now, Target};
 use crate::discovery::{Endpoint, Host, Moment, Pods, Verdict};
 
+/// Longest wait for what a pod tells of itself.
+const PROOF: Duration = Duration::from_secs(3);
+
 /// Where desktops are found.
 #[derive(Clone, Debug)]
 pub enum Desktops {
@@ -65,6 +68,8 @@ pub struct Found {
     pub label: Arc<str>,
     /// Its uid where it is known.
     pub uid: Option<Arc<str>>,
+    /// Whether nobody else may have the address.
+    pub alone: bool,
 }
 
 impl Desktops {
@@ -85,11 +90,19 @@ impl Desktops {
             Self::Dns => by_name(upstreams, desktop, port, permits).await,
             Self::Static(table) => in_table(table, &desktop.target, port),
             Self::Kubernetes(watched) => match watched.find(desktop, now).await {
-                Ok(endpoint) if permits(endpoint.address) => Ok(Found {
-                    addresses: vec![SocketAddr::new(endpoint.address, port)],
-                    label: endpoint.name,
-                    uid: Some(endpoint.uid),
-                }),
+                Ok(owner) if permits(owner.endpoint.address) => {
+                    let Owner { endpoint, certain } = owner;
+                    let addresses = vec![SocketAddr::new(endpoint.address, port)];
+                    let known = watched.pods.is_proved(moment(now));
+                    Ok(if known {
+                        let (label, uid) = (endpoint.name, Some(endpoint.uid));
+                        Found { addresses, label, uid, alone: certain }
+                    } else {
+                        // The address is the token's, and may have got another owner meanwhile.
+                        let label = desktop.target.label().into();
+                        Found { addresses, label, uid: None, alone: false }
+                    })
+                }
                 Ok(_) => Err(Error::DesktopGone),
                 Err(None) => by_name(upstreams, desktop, port, permits).await,
                 Err(Some(error)) => Err(error),
@@ -97,25 +110,38 @@ impl Desktops {
         }
     }
 
-    /// Whether a pod that was found is still there. Ask after listing a tunnel to it.
+    /// Whether a pod that was found is still there, and has its address still. Ask once connected to it,
+    /// and after listing a tunnel to it.
     #[must_use]
-    pub fn lists(&self, uid: &str) -> bool {
-        match self {
-            Self::Dns | Self::Static(_) => true,
-            Self::Kubernetes(watched) => watched.pods.lists(uid),
+    pub fn holds(&self, found: &Found) -> bool {
+        match (self, &found.uid) {
+            (Self::Kubernetes(watched), Some(uid)) if found.alone => watched.pods.owns(uid),
+            (Self::Kubernetes(watched), Some(uid)) => watched.pods.lists(uid),
+            _ => true,
         }
     }
 }
 
+/// Whose a token's host is.
+#[derive(Debug)]
+struct Owner {
+    endpoint: Endpoint,
+    /// Whether that is known.
+    certain: bool,
+}
+
+fn moment(now: Now) -> Moment {
+    Moment { wall: now.wall, mono: now.mono }
+}
+
 impl Watched {
     /// The pod; an error without a value says that DNS is to be asked.
-    async fn find(&self, desktop: &Desktop, now: Now) -> Result<Endpoint, Option<Error>> {
+    async fn find(&self, desktop: &Desktop, now: Now) -> Result<Owner, Option<Error>> {
         let host = match &desktop.target {
             Target::Name(name) => Host::Name(name.label()),
             Target::Address(address) => Host::Address(address.ip()),
         };
-        let now = Moment { wall: now.wall, mono: now.mono };
-        let mut verdict = self.pods.judge(host, desktop.issued, now);
+        let mut verdict = self.pods.judge(host, desktop.issued, moment(now));
         if matches!(verdict, Verdict::NotReady(_) | Verdict::NotFound | Verdict::Unsynced) {
             if self.falls_back && self.is_blind() {
                 return Err(None);
@@ -125,13 +151,19 @@ impl Watched {
                 verdict = self.pods.wait_ready(host, desktop.issued, self.wait).await;
             }
         }
+        if let Verdict::Ambiguous(pod) = &verdict
+            && !self.allows_ambiguous
+            && let Some(_place) = self.waiting.enter(&desktop.target)
+        {
+            verdict = self.pods.prove(host, desktop.issued, pod, PROOF).await;
+        }
         let reason = verdict.reason();
         match verdict {
-            Verdict::Allow(endpoint) => Ok(endpoint),
+            Verdict::Allow(endpoint) => Ok(Owner { endpoint, certain: true }),
             Verdict::Ambiguous(endpoint) if self.allows_ambiguous => {
                 let token = desktop.fingerprint.to_string();
                 info!(pod = %endpoint.name, token, reason, "allowed though nobody knows");
-                Ok(endpoint)
+                Ok(Owner { endpoint, certain: false })
             }
             Verdict::Ambiguous(_) => Err(Some(Error::DesktopAmbiguous)),
             Verdict::Reused => Err(Some(Error::DesktopReused)),
@@ -169,7 +201,7 @@ async fn by_name(
     if addresses.is_empty() {
         return Err(Error::DesktopGone);
     }
-    Ok(Found { addresses, label: desktop.target.label().into(), uid: None })
+    Ok(Found { addresses, label: desktop.target.label().into(), uid: None, alone: false })
 }
 
 fn in_table(table: &BTreeMap<String, IpAddr>, target: &Target, port: u16) -> Result<Found, Error> {
@@ -179,7 +211,7 @@ fn in_table(table: &BTreeMap<String, IpAddr>, target: &Target, port: u16) -> Res
     };
     let (name, address) = found.ok_or(Error::DesktopGone)?;
     let addresses = vec![SocketAddr::new(*address, port)];
-    Ok(Found { addresses, label: name.as_str().into(), uid: None })
+    Ok(Found { addresses, label: name.as_str().into(), uid: None, alone: false })
 }
 
 #[cfg(test)]

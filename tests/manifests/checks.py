@@ -305,9 +305,10 @@ def rbac(build):
             yield f"a {kind} reaches beyond the namespace"
     roles = build.all("Role")
     allowed = [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
-                "verbs": ["list", "watch"]}]
+                "verbs": ["list", "watch"]},
+               {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
     if len(roles) != 1 or roles[0]["rules"] != allowed:
-        yield "the Role grants something else than to list and watch endpointslices"
+        yield "the Role grants something else than to list and watch endpointslices and to get pods"
     account = build.pod.get("serviceAccountName")
     accounts = [a["metadata"]["name"] for a in build.all("ServiceAccount")]
     if [account] != accounts:

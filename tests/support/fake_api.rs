@@ -46,6 +46,8 @@ pub(crate) struct Endpoint {
     pub(crate) hostname: Option<String>,
     pub(crate) ready: bool,
     pub(crate) terminating: bool,
+    /// When its container began to run, which its pod tells; without this there is no pod to ask.
+    pub(crate) started: Option<SystemTime>,
 }
 
 impl Endpoint {
@@ -58,7 +60,13 @@ impl Endpoint {
             hostname: None,
             ready: true,
             terminating: false,
+            started: None,
         }
+    }
+
+    /// The same, whose container has run for so long.
+    pub(crate) fn running_for(self, time: Duration) -> Self {
+        Self { started: Some(SystemTime::now() - time), ..self }
     }
 
     pub(crate) fn not_ready(uid: &str, address: &str) -> Self {
@@ -297,7 +305,14 @@ impl FakeApi {
 
     /// How many lists were asked for so far.
     pub(crate) fn lists(&self) -> usize {
-        self.requests().iter().filter(|request| !request.contains("watch=true")).count()
+        let is_list =
+            |request: &&String| !request.contains("watch=true") && !request.contains("/api/v1/");
+        self.requests().iter().filter(is_list).count()
+    }
+
+    /// How often pods were asked for so far.
+    pub(crate) fn asked(&self) -> usize {
+        self.requests().iter().filter(|request| request.contains("/pods/")).count()
     }
 }
 
@@ -396,6 +411,12 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Answe
     if expected.is_some() && expected.as_deref() != given {
         return Ok(refusal(401));
     }
+    if let Some((_, name)) = target.split_once("/api/v1/namespaces/abcdesktop/pods/") {
+        let pod = pod_json(&shared.state(), name);
+        let Some(pod) = pod else { return Ok(refusal(404)) };
+        let body = Full::from(pod.to_string());
+        return Ok(response(200, body.map_err(|never| match never {}).boxed()));
+    }
     let query = |key: &str| {
         let pairs = target.split_once('?').unwrap().1.split('&');
         pairs.filter_map(|pair| pair.split_once('=')).find(|pair| pair.0 == key).map(|pair| pair.1)
@@ -460,6 +481,26 @@ fn list_json(state: &State, from: Option<&str>) -> Value {
         list["metadata"]["continue"] = json!(next.to_string());
     }
     list
+}
+
+/// A pod that runs.
+fn pod_json(state: &State, name: &str) -> Option<Value> {
+    let pod = state.slices.values().flatten().find(|endpoint| endpoint.name == name)?;
+    let started = humantime::format_rfc3339_seconds(pod.started?).to_string();
+    Some(json!({
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "namespace": "abcdesktop", "uid": pod.uid},
+        "status": {
+            "phase": "Running",
+            "podIP": pod.address,
+            "podIPs": [{"ip": pod.address}],
+            "containerStatuses": [
+                {"name": "sound", "restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}},
+                {"name": "graphical", "restartCount": 0, "state": {"running": {"startedAt": started}}},
+            ],
+        },
+    }))
 }
 
 /// The list of another service: one slice, or none.

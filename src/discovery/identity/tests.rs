@@ -78,6 +78,44 @@ fn after_a_start_only_tokens_issued_since_are_certain() {
 }
 
 #[test]
+fn what_a_pod_tells_of_itself_counts_from_then_on() {
+    let mut history = History::new(MEMORY);
+    history.synced(1_000_000, 1_000_100, &[ready("a", 1)]);
+    let told = |uid: &Arc<str>, at: IpAddr, seen: i64| {
+        (&**uid == "a" && at == address(1) && seen == 1_000_100).then_some(500_999)
+    };
+    let judge = |history: &History, issued| {
+        let issue = Issue { issued: Some(issued), now: 9_000_000, skew: SKEW };
+        history.judge_by(Host::Address(address(1)), issue, &told).reason()
+    };
+    for (issued, want) in [(501, "ambiguous"), (502, "allow"), (990, "allow"), (1001, "allow")] {
+        assert_eq!(judge(&history, issued), want, "{issued}");
+    }
+    // Whose it is when two have it, the word of one does not decide.
+    let mut shared = History::new(MEMORY);
+    shared.synced(1_000_000, 1_000_100, &[ready("a", 1), ready("b", 1)]);
+    assert_eq!(judge(&shared, 990), "ambiguous");
+    // It came back, and may have got its address anew: what it told before does not count.
+    steady(&mut history, 1_100_000, gone("a"));
+    steady(&mut history, 1_200_000, ready("b", 1));
+    steady(&mut history, 1_300_000, gone("b"));
+    steady(&mut history, 1_400_000, ready("a", 1));
+    assert_ne!(judge(&history, 990), "allow");
+}
+
+#[test]
+fn a_pod_has_its_address_until_another_one_does() {
+    let mut history = empty();
+    assert!(!history.owns("a"));
+    steady(&mut history, 1_001_000, ready("a", 1));
+    assert!(history.owns("a"));
+    steady(&mut history, 1_002_000, terminating("a", 1));
+    assert!(history.owns("a"), "it is still there");
+    steady(&mut history, 1_003_000, ready("b", 1));
+    assert!(history.lists("a") && !history.owns("a") && history.owns("b"));
+}
+
+#[test]
 fn a_first_token_is_certain_while_its_pod_is_being_listed() {
     let mut history = empty();
     history.confirm(1_060_000);

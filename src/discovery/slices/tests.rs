@@ -150,3 +150,28 @@ fn there_is_a_limit() {
     assert_eq!(slices.put(slice("one more", "IPv4", json!([]))), Err(TooMany));
     assert_eq!(slices.put(slice("7", "IPv4", json!([]))), Ok(Vec::new()));
 }
+
+#[test]
+fn a_pod_tells_since_when_it_runs() {
+    let told = |status: Value| {
+        let pod = json!({"metadata": {"uid": "u", "name": "p"}, "status": status});
+        serde_json::from_value::<PodObject>(pod).unwrap().told()
+    };
+    let running = |at: &str| json!({"name": "c", "state": {"running": {"startedAt": at}}});
+    let ended =
+        json!({"name": "d", "state": {"terminated": {"startedAt": "2026-01-01T00:00:00Z"}}});
+    let (early, late) = ("1970-01-01T00:00:05Z", "1970-01-01T00:01:00Z");
+    let pod = told(json!({
+        "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}, {"ip": "nonsense"}],
+        "containerStatuses": [running(late), ended, running(early), running("soon")],
+    }));
+    let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (pod.uid.as_str(), addresses),
+        ("u", vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()])
+    );
+    // In the course of that second.
+    assert_eq!(pod.since, Some(5_999));
+    assert_eq!(told(json!({"containerStatuses": [ended]})).since, None);
+    assert_eq!(told(json!({"phase": "Pending"})).since, None);
+}

@@ -1,0 +1,105 @@
+//! Since when a pod has had its address, as the pod itself tells.
+//!
+//! Slices tell what is, not since when. Of pods that were there before the first list nothing more would be
+//! known, and every token from before it would be doubtful: after each start of a gateway, on every page that
+//! is open. A container that runs has run in its pod's present network all along, with its addresses, so its
+//! start proves them back to then. The pod is asked for only when a token depends on it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use super::api::{Api, Fault};
+use super::identity::Endpoint;
+
+/// Most pods of which it is remembered.
+const MOST: usize = 65_536;
+
+/// Time after a failure in which no pod is asked for.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The same if it was forbidden.
+const FORBIDDEN: Duration = Duration::from_secs(60);
+
+/// What pods have told.
+pub(super) struct Proofs {
+    /// Asked by one at a time: there is one question for each pod.
+    api: tokio::sync::Mutex<Api>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    pods: HashMap<(Arc<str>, IpAddr), Proof>,
+    /// No pod is asked for before.
+    quiet: Option<Instant>,
+    /// That it is forbidden was told.
+    told: bool,
+}
+
+/// What a pod has told of an address.
+#[derive(Clone, Copy)]
+struct Proof {
+    /// When it was first seen with it: a pod that is seen anew is asked anew.
+    seen: i64,
+    /// It has had it from here on at the latest, in milliseconds. None if it could not tell.
+    since: Option<i64>,
+}
+
+impl Proofs {
+    pub(super) fn new(api: Api) -> Self {
+        Self { api: tokio::sync::Mutex::new(api), known: Mutex::default() }
+    }
+
+    /// Since when the pod of this uid, first seen with the address at `seen`, has had it.
+    pub(super) fn since(&self, uid: &Arc<str>, address: IpAddr, seen: i64) -> Option<i64> {
+        let known = self.known();
+        let proof = known.pods.get(&(Arc::clone(uid), address))?;
+        proof.since.filter(|_| proof.seen == seen)
+    }
+
+    /// Asks the pod, unless it has told already. Waits until `deadline` at most.
+    pub(super) async fn ask(&self, of: &Endpoint, seen: i64, deadline: Instant) {
+        let key = (Arc::clone(&of.uid), of.address);
+        let Ok(mut api) = timeout_at(deadline, self.api.lock()).await else { return };
+        {
+            let known = self.known();
+            let asked = known.pods.get(&key).is_some_and(|proof| proof.seen == seen);
+            if asked || known.quiet.is_some_and(|until| Instant::now() < until) {
+                return;
+            }
+        }
+        let told = timeout_at(deadline, api.pod(&of.name)).await;
+        let mut known = self.known();
+        match told.unwrap_or(Err(Fault::ResponseTimeout)) {
+            Ok(told) => {
+                // Another pod of this name tells nothing about the one that was meant.
+                let same = *told.uid == *of.uid && told.addresses.contains(&of.address);
+                if known.pods.len() >= MOST {
+                    known.pods.clear();
+                }
+                known.pods.insert(key, Proof { seen, since: told.since.filter(|_| same) });
+            }
+            // It has just gone, which the slices will tell.
+            Err(Fault::Rejected) => {}
+            Err(fault) => {
+                let forbidden = matches!(fault, Fault::Forbidden | Fault::Unauthorized);
+                known.quiet = Some(Instant::now() + if forbidden { FORBIDDEN } else { PAUSE });
+                if forbidden && !std::mem::replace(&mut known.told, true) {
+                    warn!(
+                        "the API refuses pods to this service account: tokens from before this start are \
+                         doubtful; grant get for pods"
+                    );
+                }
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
