@@ -183,6 +183,9 @@ impl Connection {
         pool: Option<&Pool>,
     ) -> Result<Self, Error> {
         let waits = Waits { read: timeouts.read, write: timeouts.send };
+        // Those that say nothing leave time for the others, and all together take no longer than one.
+        let count = u32::try_from(found.addresses.len()).unwrap_or(u32::MAX);
+        let connect = timeouts.connect / count.max(1);
         let mut error = Error::ConnectFailed;
         for address in &found.addresses {
             let peer = Peer { address: *address, uid: found.uid.clone() };
@@ -190,7 +193,7 @@ impl Connection {
             let reused = kept.is_some();
             let transport = match kept {
                 Some(transport) => transport,
-                None => match timeout(timeouts.connect, TcpStream::connect(address)).await {
+                None => match timeout(connect, TcpStream::connect(address)).await {
                     Ok(Ok(tcp)) => {
                         // A keystroke must not wait for more bytes; without the option it works,
                         // later.

@@ -37,6 +37,9 @@ pub enum Kind {
     Text,
     /// A decimal number.
     Number,
+    /// Addresses as nginx's `resolver` takes them: several, IPv6 in brackets, and settings (`valid=10s`), which
+    /// are nginx's own.
+    Resolver,
 }
 
 /// One variable and the key it sets.
@@ -76,7 +79,7 @@ pub const OVERRIDES: &[Override] = &[
     text("SPEEDTEST_FQDN", "upstreams.speedtest.host"),
     text("WEBSITE_FQDN", "upstreams.website.host"),
     text("CONSOLE_FQDN", "upstreams.console.host"),
-    text("NAMESERVER_RESOLVER", "dns.servers"),
+    Override { variable: "NAMESERVER_RESOLVER", key: "dns.servers", kind: Kind::Resolver },
     text("DESKGATE_LOG_LEVEL", "log.level"),
     text("DESKGATE_LOG_FORMAT", "log.format"),
 ];

@@ -167,6 +167,10 @@ fn override_key(table: &mut Table, key: &str, kind: Kind, text: &str) {
             text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer)
         }
         Kind::Text => Value::String(text.to_owned()),
+        Kind::Resolver => {
+            let addresses = text.split_whitespace().filter(|word| !word.contains('='));
+            Value::Array(addresses.map(|word| Value::String(word.to_owned())).collect())
+        }
     };
     let mut table = table;
     let mut parts = key.split('.').peekable();

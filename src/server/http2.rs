@@ -32,6 +32,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Longest wait for the preface (RFC 9113 section 3.4).
 const PREFACE: Duration = Duration::from_secs(10);
 
+/// Longest wait for a client that has nothing under way to hear that its connection ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// Malformed requests on one connection before it is closed.
 const MALFORMED: usize = 32;
 
@@ -67,7 +70,15 @@ pub(super) async fn serve(
                 continue;
             }
             Some(_) = requests.join_next() => continue,
-            () = sleep(listen.keepalive), if requests.is_empty() => return,
+            () = sleep(if leaving { GOODBYE } else { listen.keepalive }), if requests.is_empty() => {
+                if leaving {
+                    return;
+                }
+                // A request that is on its way is known not to be served, and may be sent again.
+                connection.graceful_shutdown();
+                leaving = true;
+                continue;
+            }
         };
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {

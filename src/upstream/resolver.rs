@@ -300,11 +300,12 @@ fn absolute(name: &str) -> String {
     name
 }
 
-/// A name server from `address` or `address:port`.
+/// A name server from `address` or `address:port`. An IPv6 address may be in brackets.
 fn server(text: &str) -> Result<NameServerConfig, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address = text
         .parse::<SocketAddr>()
-        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
         .map_err(|_| format!("\"{text}\" is no address or address:port"))?;
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = address.port();

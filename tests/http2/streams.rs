@@ -91,6 +91,13 @@ fn headers_over_a_limit_harm_their_stream_alone() {
 }
 
 #[test]
+fn a_connection_that_is_not_used_is_told_that_it_ends() {
+    let server = Server::start("[listen]\nkeepalive = \"1s\"\n", 1000);
+    let mut connection = server.connect(&[]);
+    assert_eq!(connection.ending(), Some(0));
+}
+
+#[test]
 fn a_body_that_breaks_off_resets_its_stream() {
     let server = Server::answering("", |exchange| {
         exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnot a hundred");

@@ -162,7 +162,7 @@ fn the_incumbents_variables_override_the_files() {
         ("POD_NAMESPACE", "desks"),
         ("PYOS_FQDN", "pyos.desks.svc.cluster.local"),
         ("PYOS_SERVICE_PORT", "8001"),
-        ("NAMESERVER_RESOLVER", "10.96.0.10"),
+        ("NAMESERVER_RESOLVER", "10.96.0.10 [fd00::10] valid=10s ipv6=off"),
     ]);
     let layered = Config::load(None, &env).unwrap();
     let config = &layered.config;
@@ -172,7 +172,7 @@ fn the_incumbents_variables_override_the_files() {
     assert_eq!(config.desktop.domain(), "desktop.desks.svc.cluster.local");
     assert_eq!(config.upstreams["pyos"].host, "pyos.desks.svc.cluster.local");
     assert_eq!(config.upstreams["pyos"].port, 8001);
-    assert_eq!(config.dns.servers, ["10.96.0.10"]);
+    assert_eq!(config.dns.servers, ["10.96.0.10", "[fd00::10]"]);
     let effective = layered.effective();
     let origin =
         |key: &str| effective.iter().find(|row| row.0 == key).map(|row| row.2.to_string()).unwrap();
