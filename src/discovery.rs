@@ -181,6 +181,7 @@ impl Pods {
     pub fn start(settings: Settings, clock: Clock) -> Self {
         let Settings { server, namespace, service, watch_timeout, .. } = &settings;
         let api = || Api::new(server.clone(), namespace, service, *watch_timeout);
+        let watcher = api();
         let history = Arc::new(History::new(millis(settings.memory)));
         let picture = Picture { history, compared: clock(), proof: None };
         let shared = Arc::new(Shared {
@@ -188,12 +189,12 @@ impl Pods {
             changes: signal::Sender::new(0),
             health: Health::new(),
             gone: Mutex::new(Vec::new()),
-            proofs: Proofs::new(api()),
+            proofs: Proofs::new(api),
             clock,
             skew: millis(settings.skew),
         });
         let book = Book::new(Arc::clone(&shared));
-        let task = tokio::spawn(watch::run(api(), book));
+        let task = tokio::spawn(watch::run(watcher, book));
         Self { shared, _watch: Arc::new(Watching(task)) }
     }
 

@@ -277,6 +277,21 @@ async fn silence_is_noticed_after_the_watch_time() {
 }
 
 #[tokio::test]
+async fn watches_that_end_at_once_are_not_asked_for_without_end() {
+    let api = FakeApi::start();
+    let pods = started(&api).await;
+    api.fail(Break::Brief);
+    let (before, begun) = (api.watches(), Instant::now());
+    eventually("some watches", || api.watches() >= before + 8).await;
+    // The first pauses are a tenth of a second long.
+    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(pods.status().counters.faults.is_empty());
+    api.fail(Break::None);
+    api.set(Endpoint::ready("b", "10.0.0.2"));
+    listed(&pods, "pod-b").await;
+}
+
+#[tokio::test]
 async fn a_server_that_never_answers_is_noticed() {
     let api = FakeApi::start();
     api.fail(Break::Hang);

@@ -6,6 +6,7 @@
 //! start proves them back to then. The pod is asked for only when a token depends on it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,9 @@ use tracing::warn;
 
 use super::api::{Api, Fault};
 use super::identity::Endpoint;
+
+/// Most questions at a time. After a start everybody who is there comes at once.
+const LANES: usize = 8;
 
 /// Most pods of which it is remembered.
 const MOST: usize = 65_536;
@@ -27,8 +31,9 @@ const FORBIDDEN: Duration = Duration::from_secs(60);
 
 /// What pods have told.
 pub(super) struct Proofs {
-    /// Asked by one at a time: there is one question for each pod.
-    api: tokio::sync::Mutex<Api>,
+    /// Each asks one question at a time, and a pod is asked for in one of them only: once.
+    lanes: [tokio::sync::Mutex<Api>; LANES],
+    choice: RandomState,
     known: Mutex<Known>,
 }
 
@@ -51,8 +56,9 @@ struct Proof {
 }
 
 impl Proofs {
-    pub(super) fn new(api: Api) -> Self {
-        Self { api: tokio::sync::Mutex::new(api), known: Mutex::default() }
+    pub(super) fn new(api: impl Fn() -> Api) -> Self {
+        let lanes = std::array::from_fn(|_| tokio::sync::Mutex::new(api()));
+        Self { lanes, choice: RandomState::new(), known: Mutex::default() }
     }
 
     /// Since when the pod of this uid, first seen with the address at `seen`, has had it.
@@ -65,7 +71,9 @@ impl Proofs {
     /// Asks the pod, unless it has told already. Waits until `deadline` at most.
     pub(super) async fn ask(&self, of: &Endpoint, seen: i64, deadline: Instant) {
         let key = (Arc::clone(&of.uid), of.address);
-        let Ok(mut api) = timeout_at(deadline, self.api.lock()).await else { return };
+        let choice = usize::try_from(self.choice.hash_one(&of.uid)).unwrap_or_default() % LANES;
+        let Some(lane) = self.lanes.get(choice) else { return };
+        let Ok(mut api) = timeout_at(deadline, lane.lock()).await else { return };
         {
             let known = self.known();
             let asked = known.pods.get(&key).is_some_and(|proof| proof.seen == seen);

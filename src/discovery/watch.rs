@@ -16,6 +16,8 @@ use super::slices::Line;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest wait after a failure, and so longest blindness after the API is back.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// A watch that ends sooner is no watch.
+const BRIEF: Duration = Duration::from_millis(500);
 /// A resumed watch sends what was missed at once. What comes later is news.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -79,7 +81,7 @@ async fn follow(api: &mut Api, book: &mut Book, pause: &mut Pause, mut version: 
 enum End {
     /// After at least one line.
     Heard,
-    /// Without a line, and too soon to mean anything.
+    /// Too soon to mean anything.
     Early,
     /// Without a line, though its time was over. A healthy server sends a bookmark before the end.
     Silent,
@@ -132,6 +134,8 @@ async fn watch(
         line = beside(book, lines.next()).await?;
     }
     Ok(match heard {
+        // Also one that says a little each time would be asked without end.
+        true if opened.elapsed() < BRIEF => End::Early,
         true => End::Heard,
         false if opened.elapsed() < api.watch_timeout() => End::Early,
         false => End::Silent,

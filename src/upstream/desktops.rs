@@ -18,7 +18,7 @@ use crate::auth::{Desktop, Now, Target};
 use crate::discovery::{Endpoint, Host, Moment, Pods, Verdict};
 
 /// Longest wait for what a pod tells of itself.
-const PROOF: Duration = Duration::from_secs(3);
+const PROOF: Duration = Duration::from_secs(5);
 
 /// Where desktops are found.
 #[derive(Clone, Debug)]

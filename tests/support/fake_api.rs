@@ -121,6 +121,8 @@ pub(crate) enum Fault {
     Garbage,
     /// Watches break off within a line.
     HalfLine,
+    /// Watches end after one bookmark.
+    Brief,
     /// A body arrives a few bytes at a time.
     Split,
     /// Every event is sent twice.
@@ -574,6 +576,7 @@ fn last_piece(fault: Fault, version: u64) -> Option<Result<Bytes, io::Error>> {
     match fault {
         Fault::Drop => Some(Err(io::ErrorKind::ConnectionReset.into())),
         Fault::Garbage => Some(Ok("{\"type\": nonsense\n".into())),
+        Fault::Brief => Some(Ok(format!("{}\n", bookmark_json(version)).into())),
         Fault::HalfLine => Some(Ok(half[..half.len() / 2].to_owned().into())),
         Fault::WatchError(code) => Some(Ok(format!("{}\n", error_json(code)).into())),
         _ => None,
