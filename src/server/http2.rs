@@ -61,6 +61,9 @@ pub(super) async fn serve(
     let mut leaving = false;
     // A stream that is reset frees its place while its request ends: more than this is an attack.
     while malformed < MALFORMED && requests.len() < 2 * STREAMS as usize {
+        // The end of an answer may still be on its way when its request has ended.
+        let patience =
+            if leaving && !connection.has_streams() { GOODBYE } else { listen.keepalive };
         let accepted = tokio::select! {
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
             _ = leaves.wait_for(|leaving| *leaving), if !leaving => {
@@ -70,7 +73,7 @@ pub(super) async fn serve(
                 continue;
             }
             Some(_) = requests.join_next() => continue,
-            () = sleep(if leaving { GOODBYE } else { listen.keepalive }), if requests.is_empty() => {
+            () = sleep(patience), if requests.is_empty() => {
                 if leaving {
                     return;
                 }
