@@ -246,19 +246,24 @@ impl Pods {
     }
 
     /// Like [`Pods::judge`], for a token that may be from before its pod was known: first asks the pod since
-    /// when it has had its address, and waits for that until the limit.
+    /// when it has had its address, if that helps, and waits up to `limit` for its turn to. None if there is no
+    /// answer: it may be worth another try.
     pub async fn prove(
         &self,
         host: Host<'_>,
         issued: Option<u64>,
-        pod: &Endpoint,
         limit: Duration,
-    ) -> Verdict {
-        let seen = self.shared.picture.load().history.seen(pod);
-        if let Some(seen) = seen {
-            self.shared.proofs.ask(pod, seen, tokio::time::Instant::now() + limit).await;
+    ) -> Option<Verdict> {
+        let now = (self.shared.clock)();
+        let picture = self.shared.picture.load_full();
+        let issue = Issue { issued, now: now.millis(), skew: self.shared.skew };
+        let helps =
+            picture.is_proved(now) && now.set_since(picture.compared).saturating_abs() <= STEP;
+        if let Some((pod, seen)) = helps.then(|| picture.history.doubtful(host, issue)).flatten() {
+            let turn = tokio::time::Instant::now() + limit;
+            self.shared.proofs.ask(&pod, seen, turn).await?;
         }
-        self.judge(host, issued, (self.shared.clock)())
+        Some(self.judge(host, issued, (self.shared.clock)()))
     }
 
     /// Whether what is known was proved not long ago. Without that a pod's name and uid may be its

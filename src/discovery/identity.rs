@@ -15,7 +15,8 @@
 //!   no tokens.
 //! - The clocks of the token's issuer and of this host differ by at most the `skew` given.
 //! - A pod that stays listed keeps its hosts (a pod's uid and address end together).
-//! - The clock of a pod's node, whose word [`Proved`] is, differs from the issuer's by at most the `skew`, too.
+//! - So do the issuer's and that of a pod's node, by which the pod tells since when it runs; at worst a pod
+//!   has had an address since it was made, by the API server's clock.
 //! - What was seen last still holds. While the API is out of reach this grows old, for an address
 //!   given on meanwhile too; how old it is, the caller weighs (`Pods::judge`).
 
@@ -434,6 +435,7 @@ impl History {
             let listed = claims.iter().any(|claim| claim.until.is_none());
             return if listed { Verdict::Ending } else { Verdict::NotFound };
         };
+        let contested = contested || self.replaced(&claim.pod);
         let endpoint = claim.endpoint();
         match self.owned(claim, claims, issue, proved) {
             Some(false) => Verdict::Reused,
@@ -471,11 +473,19 @@ impl History {
         (earliest >= since).then_some(true)
     }
 
-    /// When a listed pod was first seen with its address.
-    pub(super) fn seen(&self, endpoint: &Endpoint) -> Option<i64> {
-        let claims = self.addresses.of(&endpoint.address).iter();
-        let mut own = claims.filter(|claim| claim.until.is_none() && claim.pod.uid == endpoint.uid);
-        own.next().map(|claim| claim.hi)
+    /// The pod whose word would tell whether it owned the host then, and when it was first seen with it. None
+    /// where that is known, or would not help.
+    pub(super) fn doubtful(&self, host: Host<'_>, issue: Issue) -> Option<(Endpoint, i64)> {
+        issue.window()?;
+        let claims = match host {
+            Host::Address(address) => self.addresses.of(&address),
+            Host::Name(name) => self.names.of(name),
+        };
+        let mut live = claims.iter().filter(|claim| claim.live());
+        let claim = live.next().filter(|claim| !self.replaced(&claim.pod))?;
+        let alone = live.next().is_none();
+        let unknown = self.owned(claim, claims, issue, &|_, _, _| None).is_none();
+        (alone && unknown).then(|| (claim.endpoint(), claim.hi))
     }
 
     /// How many pods are listed.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
 use super::api::{Api, Fault};
@@ -22,6 +22,9 @@ const LANES: usize = 8;
 
 /// Most pods of which it is remembered.
 const MOST: usize = 65_536;
+
+/// Longest wait for an answer.
+const QUESTION: Duration = Duration::from_secs(3);
 
 /// Time after a failure in which no pod is asked for.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -40,10 +43,21 @@ pub(super) struct Proofs {
 #[derive(Default)]
 struct Known {
     pods: HashMap<(Arc<str>, IpAddr), Proof>,
-    /// No pod is asked for before.
-    quiet: Option<Instant>,
+    /// No pod is asked for before; whether that is since nobody may.
+    quiet: Option<(Instant, bool)>,
     /// That it is forbidden was told.
     told: bool,
+}
+
+impl Known {
+    /// As [`Proofs::ask`], if it is settled without a question.
+    fn settled(&self, key: &(Arc<str>, IpAddr), seen: i64) -> Option<Option<()>> {
+        if self.pods.get(key).is_some_and(|proof| proof.seen == seen) {
+            return Some(Some(()));
+        }
+        let (until, forbidden) = self.quiet?;
+        (Instant::now() < until).then(|| forbidden.then_some(()))
+    }
 }
 
 /// What a pod has told of an address.
@@ -68,43 +82,45 @@ impl Proofs {
         proof.since.filter(|_| proof.seen == seen)
     }
 
-    /// Asks the pod, unless it has told already. Waits until `deadline` at most.
-    pub(super) async fn ask(&self, of: &Endpoint, seen: i64, deadline: Instant) {
+    /// Asks the pod, unless it has told already. Waits for its turn until `turn` at most. None if there is no
+    /// answer now; that nobody may ask is one.
+    pub(super) async fn ask(&self, of: &Endpoint, seen: i64, turn: Instant) -> Option<()> {
         let key = (Arc::clone(&of.uid), of.address);
-        let choice = usize::try_from(self.choice.hash_one(&of.uid)).unwrap_or_default() % LANES;
-        let Some(lane) = self.lanes.get(choice) else { return };
-        let Ok(mut api) = timeout_at(deadline, lane.lock()).await else { return };
-        {
-            let known = self.known();
-            let asked = known.pods.get(&key).is_some_and(|proof| proof.seen == seen);
-            if asked || known.quiet.is_some_and(|until| Instant::now() < until) {
-                return;
-            }
+        if let Some(settled) = self.known().settled(&key, seen) {
+            return settled;
         }
-        let told = timeout_at(deadline, api.pod(&of.name)).await;
+        let choice = usize::try_from(self.choice.hash_one(&of.uid)).unwrap_or_default() % LANES;
+        let mut api = timeout_at(turn, self.lanes.get(choice)?.lock()).await.ok()?;
+        // Somebody else may have asked meanwhile.
+        if let Some(settled) = self.known().settled(&key, seen) {
+            return settled;
+        }
+        let told = timeout(QUESTION, api.pod(&of.name)).await;
         let mut known = self.known();
-        match told.unwrap_or(Err(Fault::ResponseTimeout)) {
-            Ok(told) => {
-                // Another pod of this name tells nothing about the one that was meant.
-                let same = *told.uid == *of.uid && told.addresses.contains(&of.address);
-                if known.pods.len() >= MOST {
-                    known.pods.clear();
-                }
-                known.pods.insert(key, Proof { seen, since: told.since.filter(|_| same) });
-            }
+        let since = match told.unwrap_or(Err(Fault::ResponseTimeout)) {
+            // Another pod of this name tells nothing about the one that was meant.
+            Ok(told) if *told.uid == *of.uid && told.addresses.contains(&of.address) => told.since,
+            Ok(_) | Err(Fault::Invalid | Fault::TooLarge) => None,
             // It has just gone, which the slices will tell.
-            Err(Fault::Rejected) => {}
+            Err(Fault::Rejected) => return Some(()),
             Err(fault) => {
                 let forbidden = matches!(fault, Fault::Forbidden | Fault::Unauthorized);
-                known.quiet = Some(Instant::now() + if forbidden { FORBIDDEN } else { PAUSE });
+                let pause = if forbidden { FORBIDDEN } else { PAUSE };
+                known.quiet = Some((Instant::now() + pause, forbidden));
                 if forbidden && !std::mem::replace(&mut known.told, true) {
                     warn!(
                         "the API refuses pods to this service account: tokens from before this start are \
                          doubtful; grant get for pods"
                     );
                 }
+                return forbidden.then_some(());
             }
+        };
+        if known.pods.len() >= MOST {
+            known.pods.clear();
         }
+        known.pods.insert(key, Proof { seen, since });
+        Some(())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

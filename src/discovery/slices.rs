@@ -201,13 +201,25 @@ pub struct PodObject {
     #[serde(default)]
     metadata: PodMeta,
     #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
     status: PodStatus,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct PodMeta {
     #[serde(default)]
     uid: String,
+    #[serde(default)]
+    creation_timestamp: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    #[serde(default)]
+    host_network: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -241,7 +253,7 @@ struct State {
 #[serde(rename_all = "camelCase")]
 struct Running {
     #[serde(default)]
-    started_at: String,
+    started_at: Option<String>,
 }
 
 /// What a pod tells of its addresses. `Debug` does not show them.
@@ -262,23 +274,27 @@ impl fmt::Debug for Told {
 
 impl PodObject {
     /// What it tells. Containers end with the network that they run in: the first of those that run now has
-    /// had it since its start.
+    /// had it since its start. That is told by the clock of the pod's node, but no pod has an address before the
+    /// API server's clock has it made. One in its node's network has the address beside others.
     #[must_use]
     pub fn told(self) -> Told {
         let addresses = self.status.addresses.unwrap_or_default();
         let addresses = addresses.iter().filter_map(|address| address.ip.parse().ok());
         let running = self.status.container_statuses.unwrap_or_default();
         let running = running.into_iter().filter_map(|container| container.state.running);
+        let started = running.filter_map(|running| end_of_second(&running.started_at?)).min();
+        let made = self.metadata.creation_timestamp.and_then(|at| end_of_second(&at));
+        let own = !self.spec.host_network;
         Told {
             uid: self.metadata.uid,
             addresses: addresses.map(|address: IpAddr| address.to_canonical()).collect(),
-            since: running.filter_map(|running| started(&running.started_at)).min(),
+            since: started.zip(made).filter(|_| own).map(|(started, made)| started.max(made)),
         }
     }
 }
 
 /// The end of the second that a time names, in milliseconds.
-fn started(text: &str) -> Option<i64> {
+fn end_of_second(text: &str) -> Option<i64> {
     let time = humantime::parse_rfc3339(text).ok()?;
     let time = time.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(time.as_secs()).ok()?.checked_mul(1000)?.checked_add(999)

@@ -22,6 +22,10 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// Most requests that wait for a pod at a time.
 const WAITING: usize = 1024;
 
+/// Most requests at a time for which a pod is asked since when it has had its address: after a start that is
+/// everybody who is there.
+const ASKING: usize = 16_384;
+
 /// Most of them that wait for the same pod: several pages' worth. More are answered at once, so one user
 /// does not take the places of all who start their desktops.
 const WAITING_FOR_ONE: usize = 32;
@@ -53,6 +57,7 @@ pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
                 allows_ambiguous: discovery.ambiguous == config::Ambiguous::Allow,
                 wait: discovery.wait,
                 waiting: Waiting::new(WAITING, WAITING_FOR_ONE),
+                asking: Waiting::new(ASKING, WAITING_FOR_ONE),
                 announced: Arc::default(),
             })
         }

@@ -17,7 +17,7 @@ use super::{Error, Upstreams};
 use crate::auth::{Desktop, Now, Target};
 use crate::discovery::{Endpoint, Host, Moment, Pods, Verdict};
 
-/// Longest wait for what a pod tells of itself.
+/// Longest wait for the turn to ask a pod for itself.
 const PROOF: Duration = Duration::from_secs(5);
 
 /// Where desktops are found.
@@ -44,6 +44,8 @@ pub struct Watched {
     pub wait: Duration,
     /// Room for those who wait.
     pub waiting: Waiting,
+    /// Room for those who have a pod asked.
+    pub asking: Waiting,
     /// The fallback was announced.
     pub announced: Arc<AtomicBool>,
 }
@@ -64,7 +66,8 @@ pub struct Wanted<'a> {
 pub struct Found {
     /// Where, in the order to try.
     pub addresses: Vec<SocketAddr>,
-    /// The pod for operators: its name where it is known, otherwise a fingerprint.
+    /// The pod for operators, and by which its tokens are withdrawn: its name where it is known, otherwise a
+    /// fingerprint.
     pub label: Arc<str>,
     /// Its uid where it is known.
     pub uid: Option<Arc<str>>,
@@ -93,15 +96,11 @@ impl Desktops {
                 Ok(owner) if permits(owner.endpoint.address) => {
                     let Owner { endpoint, certain } = owner;
                     let addresses = vec![SocketAddr::new(endpoint.address, port)];
+                    // Of an old picture the address may have got another owner meanwhile: that the pod of
+                    // this uid has gone must not end a tunnel to that one.
                     let known = watched.pods.is_proved(moment(now));
-                    Ok(if known {
-                        let (label, uid) = (endpoint.name, Some(endpoint.uid));
-                        Found { addresses, label, uid, alone: certain }
-                    } else {
-                        // The address is the token's, and may have got another owner meanwhile.
-                        let label = desktop.target.label().into();
-                        Found { addresses, label, uid: None, alone: false }
-                    })
+                    let uid = known.then_some(endpoint.uid);
+                    Ok(Found { addresses, label: endpoint.name, alone: certain && known, uid })
                 }
                 Ok(_) => Err(Error::DesktopGone),
                 Err(None) => by_name(upstreams, desktop, port, permits).await,
@@ -151,11 +150,11 @@ impl Watched {
                 verdict = self.pods.wait_ready(host, desktop.issued, self.wait).await;
             }
         }
-        if let Verdict::Ambiguous(pod) = &verdict
-            && !self.allows_ambiguous
-            && let Some(_place) = self.waiting.enter(&desktop.target)
-        {
-            verdict = self.pods.prove(host, desktop.issued, pod, PROOF).await;
+        if matches!(verdict, Verdict::Ambiguous(_)) && !self.allows_ambiguous {
+            let unanswered = Some(Error::DesktopsUnknown);
+            let _place = self.asking.enter(&desktop.target).ok_or(unanswered)?;
+            let proved = self.pods.prove(host, desktop.issued, PROOF).await;
+            verdict = proved.ok_or(unanswered)?;
         }
         let reason = verdict.reason();
         match verdict {

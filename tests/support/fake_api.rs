@@ -492,7 +492,12 @@ fn pod_json(state: &State, name: &str) -> Option<Value> {
     Some(json!({
         "kind": "Pod",
         "apiVersion": "v1",
-        "metadata": {"name": name, "namespace": "abcdesktop", "uid": pod.uid},
+        "metadata": {
+            "name": name,
+            "namespace": "abcdesktop",
+            "uid": pod.uid,
+            "creationTimestamp": started,
+        },
         "status": {
             "phase": "Running",
             "podIP": pod.address,

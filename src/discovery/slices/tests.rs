@@ -154,7 +154,9 @@ fn there_is_a_limit() {
 #[test]
 fn a_pod_tells_since_when_it_runs() {
     let told = |status: Value| {
-        let pod = json!({"metadata": {"uid": "u", "name": "p"}, "status": status});
+        let made = "1970-01-01T00:00:03Z";
+        let metadata = json!({"uid": "u", "name": "p", "creationTimestamp": made});
+        let pod = json!({"metadata": metadata, "spec": {}, "status": status});
         serde_json::from_value::<PodObject>(pod).unwrap().told()
     };
     let running = |at: &str| json!({"name": "c", "state": {"running": {"startedAt": at}}});
@@ -173,5 +175,18 @@ fn a_pod_tells_since_when_it_runs() {
     // In the course of that second.
     assert_eq!(pod.since, Some(5_999));
     assert_eq!(told(json!({"containerStatuses": [ended]})).since, None);
+    // A node's clock that is behind: it cannot have run before it was made.
+    assert_eq!(
+        told(json!({"containerStatuses": [running("1970-01-01T00:00:01Z")]})).since,
+        Some(3_999)
+    );
+    let never = json!({"containerStatuses": [{"state": {"running": {"startedAt": null}}}]});
+    assert_eq!(told(never).since, None);
+    // In its node's network it has the address beside others.
+    let host = json!({
+        "metadata": {"uid": "u", "creationTimestamp": early}, "spec": {"hostNetwork": true},
+        "status": {"containerStatuses": [running(late)]},
+    });
+    assert_eq!(serde_json::from_value::<PodObject>(host).unwrap().told().since, None);
     assert_eq!(told(json!({"phase": "Pending"})).since, None);
 }

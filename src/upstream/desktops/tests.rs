@@ -27,6 +27,7 @@ fn unknown(api: &TcpListener, waiting: Waiting) -> Watched {
         allows_ambiguous: false,
         wait: Duration::from_secs(3_600),
         waiting,
+        asking: Waiting::new(1, 1),
         announced: Arc::default(),
     }
 }
