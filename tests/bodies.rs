@@ -328,10 +328,16 @@ fn a_post_is_never_repeated() {
 #[test]
 fn a_get_on_a_connection_that_was_closed_meanwhile_is_repeated() {
     // Closes each connection once its first answer is out, a moment too late for the gateway.
-    let served = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&served);
-    let site = Site::serving(move |exchange| {
-        if count.fetch_add(1, Ordering::SeqCst) == 1 {
+    let site = is_served_again("", Duration::ZERO);
+    assert_eq!((site.pyos.seen().len(), site.pyos.accepted()), (3, 2));
+}
+
+/// Two requests, of which the second one's connection is closed after so long without an answer.
+fn is_served_again(toml: &str, after: Duration) -> Site {
+    let served = AtomicUsize::new(0);
+    let site = Site::configured_serving(toml, move |exchange| {
+        if served.fetch_add(1, Ordering::SeqCst) == 1 {
+            thread::sleep(after);
             exchange.close();
         } else {
             exchange.answer("200 OK", "", "served");
@@ -341,7 +347,7 @@ fn a_get_on_a_connection_that_was_closed_meanwhile_is_repeated() {
     for _ in 0..2 {
         assert_eq!(client.ask("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n").text(), "served");
     }
-    assert_eq!((served.load(Ordering::SeqCst), site.pyos.accepted()), (3, 2));
+    site
 }
 
 #[test]
@@ -543,20 +549,8 @@ fn the_beginning_of_an_answer_does_not_wait_for_the_upload() {
 #[test]
 fn a_request_that_is_sent_again_late_is_not_too_slow() {
     let row = "[listen]\nread_timeout = \"300ms\"\n[limits]\nbody_rate = \"64B\"\n";
-    let served = AtomicUsize::new(0);
-    let site = Site::configured_serving(row, move |exchange| {
-        if served.fetch_add(1, Ordering::SeqCst) == 1 {
-            // Long after a body would have had to come.
-            thread::sleep(Duration::from_secs(2));
-            exchange.close();
-        } else {
-            exchange.answer("200 OK", "", "served");
-        }
-    });
-    let mut client = site.client();
-    for _ in 0..2 {
-        assert_eq!(client.ask("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n").text(), "served");
-    }
+    // Long after a body would have had to come.
+    is_served_again(row, Duration::from_secs(2));
 }
 
 #[test]
