@@ -75,13 +75,19 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway with these rooms.
     #[must_use]
-    pub fn new(rooms: Rooms, desktops: Desktops, tunnels: Registry, in_flight: InFlight) -> Self {
+    pub fn new(
+        rooms: Rooms,
+        desktops: Desktops,
+        tunnels: Registry,
+        revoked: Revoked,
+        in_flight: InFlight,
+    ) -> Self {
         Self {
             rooms: Arc::new(ArcSwap::from_pointee(rooms)),
             in_flight,
             desktops,
             tunnels,
-            revoked: Revoked::default(),
+            revoked,
         }
     }
 

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Token};
 use crate::admission::Limit;
 use crate::auth;
+use crate::auth::revoked::Revoked;
 use crate::config::{Admin, Config, Layered};
 use crate::error::Error;
 use crate::proxy::{Gateway, Rooms, clock};
@@ -134,7 +135,8 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     name_counters(in_flight.metrics(), &rooms);
     let tunnels = Registry::counting(in_flight.metrics().clone());
     let desktops = control.block_on(async { discovery::start(config, &tunnels) });
-    let gateway = Gateway::new(rooms, desktops, tunnels, in_flight);
+    let revoked = Revoked::new(config.discovery.skew);
+    let gateway = Gateway::new(rooms, desktops, tunnels, revoked, in_flight);
     let (stage, stages) = watch::channel(Stage::Serving);
     let (leaving, leaves) = watch::channel(false);
     let (ended, ends) = mpsc::channel(1);

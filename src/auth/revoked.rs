@@ -16,15 +16,14 @@ use super::{Desktop, Fingerprint};
 /// told from its fingerprint, so nothing else ends an entry.
 pub const MOST: usize = 10_000;
 
-/// A token may be issued by a clock that is so much ahead of ours.
-const SKEW: Duration = Duration::from_secs(1);
-
 /// What was withdrawn. Clones share everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Revoked(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// Tokens may be issued by a clock that is so much ahead of ours.
+    skew: Duration,
     /// Whether there is anything to look for.
     any: AtomicBool,
     lists: ArcSwap<Lists>,
@@ -43,6 +42,13 @@ struct Lists {
 }
 
 impl Revoked {
+    /// Nothing is withdrawn yet. Tokens are issued by a clock that is at most `skew` ahead of ours.
+    #[must_use]
+    pub fn new(skew: Duration) -> Self {
+        let lists = ArcSwap::from_pointee(Lists::default());
+        Self(Arc::new(Shared { skew, any: AtomicBool::new(false), lists }))
+    }
+
     /// Withdraws the token with this fingerprint.
     pub fn token(&self, token: Fingerprint) {
         self.change(|lists| {
@@ -61,9 +67,10 @@ impl Revoked {
     pub fn pod(&self, label: &str, now: Duration) {
         let label: Arc<str> = label.into();
         self.change(|lists| {
-            if lists.pods.insert(Arc::clone(&label), now).is_none() {
-                lists.pod_order.push_back(Arc::clone(&label));
+            if lists.pods.insert(Arc::clone(&label), now).is_some() {
+                lists.pod_order.retain(|known| *known != label);
             }
+            lists.pod_order.push_back(Arc::clone(&label));
             if lists.pod_order.len() > MOST
                 && let Some(oldest) = lists.pod_order.pop_front()
             {
@@ -88,7 +95,7 @@ impl Revoked {
         let issued = Duration::from_secs(desktop.issued.unwrap_or_default());
         let withdrawn = [lists.everything, lists.pods.get(pod).copied()];
         lists.tokens.contains(&desktop.fingerprint)
-            || withdrawn.iter().flatten().any(|at| issued <= *at + SKEW)
+            || withdrawn.iter().flatten().any(|at| issued <= at.saturating_add(self.0.skew))
     }
 
     /// How many tokens and pods are remembered.
@@ -113,6 +120,8 @@ mod tests {
     use super::*;
     use crate::auth::{TargetPolicy, Token};
 
+    const SKEW: Duration = Duration::from_secs(1);
+
     fn desktop(token: &str, issued: Option<u64>) -> Desktop {
         let policy = TargetPolicy::new(None, vec!["10.0.0.0/8".parse().unwrap()]).unwrap();
         Desktop {
@@ -125,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_token_is_withdrawn_by_itself() {
-        let revoked = Revoked::default();
+        let revoked = Revoked::new(SKEW);
         let (one, two) = (desktop("one", Some(1_000)), desktop("two", Some(1_000)));
         assert!(!revoked.holds(&one, "pod"));
         revoked.token(one.fingerprint);
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_pods_tokens_are_withdrawn_up_to_a_moment() {
-        let revoked = Revoked::default();
+        let revoked = Revoked::new(SKEW);
         revoked.pod("pod", Duration::from_secs(1_000));
         for (issued, held) in [
             (None, true),
@@ -153,8 +162,16 @@ mod tests {
     }
 
     #[test]
+    fn the_issuers_clock_may_be_ahead() {
+        let revoked = Revoked::new(Duration::from_secs(60));
+        revoked.everything(Duration::from_secs(1_000));
+        assert!(revoked.holds(&desktop("one", Some(1_060)), "pod"));
+        assert!(!revoked.holds(&desktop("one", Some(1_061)), "pod"));
+    }
+
+    #[test]
     fn all_tokens_are_withdrawn_up_to_a_moment() {
-        let revoked = Revoked::default();
+        let revoked = Revoked::new(SKEW);
         revoked.pod("pod", Duration::from_secs(500));
         revoked.everything(Duration::from_secs(1_000));
         for (issued, held) in [(None, true), (Some(1_001), true), (Some(1_002), false)] {
@@ -166,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_when_there_are_too_many() {
-        let revoked = Revoked::default();
+        let revoked = Revoked::new(SKEW);
         let lists = |count: usize| {
             let mut lists = Lists::default();
             for number in 0..count {
@@ -183,5 +200,23 @@ mod tests {
         assert!(
             !revoked.holds(&desktop("0", None), "pod") && revoked.holds(&desktop("1", None), "pod")
         );
+    }
+
+    #[test]
+    fn a_pod_that_is_withdrawn_again_is_remembered_from_then() {
+        let revoked = Revoked::new(SKEW);
+        let at = Duration::from_secs(1_000);
+        let mut lists = Lists::default();
+        for number in 0..MOST {
+            let label: Arc<str> = number.to_string().into();
+            lists.pods.insert(Arc::clone(&label), at);
+            lists.pod_order.push_back(label);
+        }
+        revoked.0.lists.store(Arc::new(lists));
+        revoked.pod("0", at);
+        revoked.pod("new", at);
+        assert_eq!(revoked.len().1, MOST);
+        let one = desktop("one", Some(1_000));
+        assert!(revoked.holds(&one, "0") && !revoked.holds(&one, "1"));
     }
 }
