@@ -38,6 +38,25 @@ fn redirects_stay_on_the_public_origin_with_its_port() {
 }
 
 #[test]
+fn behind_a_proxy_that_changes_the_host_redirects_lead_to_its_own() {
+    for (trusted, want) in [("127.0.0.0/8", "https://desk.example/b"), ("", "http://edge:80/b")] {
+        let text = match trusted {
+            "" => String::new(),
+            network => format!("[listen]\ntrusted_proxies = [\"{network}\"]\n"),
+        };
+        let site = Site::configured_serving(&text, |exchange| {
+            exchange.answer("302 Found", "Location: http://edge/b\r\n", "");
+        });
+        let answer = site.client().ask(
+            "GET /API/x HTTP/1.1\r\nHost: edge:80\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-Host: desk.example, other.example\r\n\r\n",
+        );
+        let moved = answer.header("location");
+        assert_eq!(moved.as_deref(), Some(want), "{trusted}");
+    }
+}
+
+#[test]
 fn long_texts_are_compressed_for_those_who_take_it() {
     let site = scripted();
     let ask = |target: &str, accepts: &str, answer: &str| {

@@ -64,7 +64,7 @@ pub(super) struct Plan {
     pub(super) target: String,
     /// Port of the upstream; 0 for rows that deskgate answers itself.
     pub(super) port: u16,
-    /// The client's `Host`.
+    /// The host that the client asked for.
     pub(super) public: Option<String>,
     /// The `Host` for the upstream.
     pub(super) sent: Arc<str>,

@@ -193,7 +193,7 @@ pub(super) struct Answer<'a> {
     pub(super) route: &'a Route,
     /// `http` or `https`, as the client came to us or to a trusted proxy.
     pub(super) scheme: &'a str,
-    /// The client's `Host`.
+    /// The host that the client asked for.
     pub(super) public: Option<&'a str>,
     /// The `Host` that the upstream got.
     pub(super) sent: &'a str,
@@ -275,6 +275,17 @@ pub(super) fn host_of(head: &RequestHeader) -> Option<Cow<'_, HeaderValue>> {
         HeaderValue::from_str(authority.as_str()).ok().map(Cow::Owned)
     };
     head.headers.get(header::HOST).map(Cow::Borrowed).or_else(authority)
+}
+
+/// The host that the client asked for: what a trusted proxy says, which may have changed it, else
+/// [`host_of`].
+pub(super) fn public_host(head: &RequestHeader, trusted: bool) -> Option<Cow<'_, HeaderValue>> {
+    let said = || {
+        let said = head.headers.get(&FORWARDED_HOST)?.as_bytes();
+        let first = said.split(|byte| *byte == b',').next()?.trim_ascii();
+        HeaderValue::from_bytes(first).ok().filter(is_valid_host).map(Cow::Owned)
+    };
+    trusted.then(said).flatten().or_else(|| host_of(head))
 }
 
 /// What a connection's own header names.

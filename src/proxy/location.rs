@@ -10,7 +10,7 @@ use http::Uri;
 pub(super) struct Places<'a> {
     /// `http` or `https`, as the client came.
     pub(super) scheme: &'a str,
-    /// The client's `Host`, with its port.
+    /// The host that the client asked for, with its port.
     pub(super) public: &'a str,
     /// The `Host` that the upstream got.
     pub(super) sent: &'a str,

@@ -1,6 +1,5 @@
 //! Sends plain requests to the https address of the same place (`listen.redirect`).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -35,8 +34,7 @@ pub(super) fn to_https(rooms: &Rooms, head: &RequestHeader, client: &Client) -> 
     if route.row.plain {
         return None;
     }
-    let said = head.headers.get("x-forwarded-host").filter(|_| client.trusted).map(Cow::Borrowed);
-    let host = said.or_else(|| headers::host_of(head)).filter(|host| is_valid_host(host))?;
+    let host = headers::public_host(head, client.trusted).filter(|host| is_valid_host(host))?;
     let target = head.uri.path_and_query().map(|target| target.as_str())?;
     let address = address(host.to_str().ok()?, target, |port| https_port(listen, port));
     Some(Elsewhere { address, route: Arc::clone(&route.name) })

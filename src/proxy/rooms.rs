@@ -72,9 +72,9 @@ impl Rooms {
         if head.method == Method::TRACE {
             return Err(Error::MethodRefused);
         }
-        let public = headers::host_of(head);
-        let valid = public.as_ref().is_some_and(|host| headers::is_valid_host(host));
-        if !valid && (public.is_some() || head.version == Version::HTTP_11) {
+        let host = headers::host_of(head);
+        let valid = host.as_ref().is_some_and(|host| headers::is_valid_host(host));
+        if !valid && (host.is_some() || head.version == Version::HTTP_11) {
             return Err(Error::InvalidRequest); // RFC 9112 section 3.2
         }
         if !headers::connection_is_sound(head) {
@@ -115,13 +115,14 @@ impl Rooms {
             (None, query) => query.map(ToOwned::to_owned),
             (Some(_), None) => None,
         };
-        let public = public.and_then(|host| host.to_str().map(ToOwned::to_owned).ok());
+        let host = host.as_ref().and_then(|host| host.to_str().ok());
+        let public = headers::public_host(head, client.trusted);
         Ok(Plan {
             desktop,
             target: found.upstream_target(&path, query.as_deref()),
             port,
-            sent: headers::upstream_host(found.route, port, public.as_deref()),
-            public,
+            sent: headers::upstream_host(found.route, port, host),
+            public: public.and_then(|host| host.to_str().map(ToOwned::to_owned).ok()),
             prefix: found.public_prefix(&path).map(ToOwned::to_owned),
             route: Arc::clone(found.route),
             client,
