@@ -257,8 +257,9 @@ fn two_users_requests_on_shared_connections_never_meet() {
 fn a_token_that_is_remembered_stops_at_its_end() {
     let site = Site::start();
     let now = tokens::now();
-    let expires = now + 4;
-    let token = tokens::minter(tokens::keys()).mint(PODS[0], now, 4).unwrap();
+    let life = 8;
+    let expires = now + life;
+    let token = tokens::minter(tokens::keys()).mint(PODS[0], now, life).unwrap();
     let mut client = site.client();
     let request =
         format!("GET /filer HTTP/1.1\r\nHost: x\r\nABCAuthorization: Bearer {token}\r\n\r\n");

@@ -11,6 +11,9 @@ use crate::support::{Exchange, Gateway, Origin, SOON, Site, eventually, noise, r
 
 const MIB: usize = 1 << 20;
 
+/// How long the gateway takes what is left of a body that nobody wants.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// A request of this length up to its body.
 fn post(target: &str, headers: &str, length: usize) -> String {
     format!("POST {target} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n")
@@ -316,9 +319,11 @@ fn a_post_is_never_repeated() {
         }
     });
     let mut client = site.client();
-    assert_eq!(client.ask("GET /API/first HTTP/1.1\r\nHost: x\r\n\r\n").text(), "first");
-    let answer = client.ask([post("/API/pay", "", 3).as_bytes(), b"now"].concat());
-    assert_eq!(answer.status, 502);
+    // Both at once: an idle connection is not kept for long.
+    let first = "GET /API/first HTTP/1.1\r\nHost: x\r\n\r\n".to_owned();
+    client.send(first + &post("/API/pay", "", 3) + "now");
+    assert_eq!(client.response().text(), "first");
+    assert_eq!(client.response().status, 502);
     // On the connection of the first one, which alone would be worth another try.
     assert_eq!(site.pyos.accepted(), 1);
     let paid = || site.pyos.seen().iter().filter(|seen| seen.target() == "/API/pay").count();
@@ -344,8 +349,10 @@ fn is_served_again(toml: &str, after: Duration) -> Site {
         }
     });
     let mut client = site.client();
+    // Both at once: an idle connection is not kept for long.
+    client.send("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2));
     for _ in 0..2 {
-        assert_eq!(client.ask("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n").text(), "served");
+        assert_eq!(client.response().text(), "served");
     }
     site
 }
@@ -591,14 +598,23 @@ fn an_answer_with_which_a_connection_ends_is_not_taken_back() {
         exchange.write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig");
         exchange.close();
     });
-    let mut client = site.client();
     let head = post("/API/x", "Connection: close\r\n", 15 * MIB);
-    client.send([head.as_bytes(), &noise(MIB)].concat());
-    let answer = client.response();
-    assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
-    // Who goes on all the same is not reset, which could reach it before the answer.
-    client.from.get_mut().write_all(&noise(14 * MIB)).unwrap();
-    assert_eq!(client.from.read(&mut [0]).unwrap(), 0);
+    let beginning = [head.as_bytes(), &noise(MIB)].concat();
+    let rest = noise(14 * MIB);
+    eventually("all of it is taken", || {
+        let mut client = site.client();
+        let start = Instant::now();
+        let begun = client.stream().write_all(&beginning);
+        let answer = client.response();
+        assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
+        // Who goes on all the same is not reset, which could reach it before the answer; but for
+        // one that takes longer than it is waited for.
+        let sent = begun.and_then(|()| client.stream().write_all(&rest));
+        let end = client.from.read(&mut [0]);
+        let (taken, took) = (sent.is_ok() && matches!(end, Ok(0)), start.elapsed());
+        assert!(taken || took >= LINGER, "{sent:?}, {end:?} after {took:?}");
+        taken.then_some(())
+    });
 }
 
 #[test]
@@ -659,10 +675,13 @@ fn idle_upstream_connections_are_not_kept_longer_than_servers_keep_them() {
     });
     let gateway =
         Gateway::start(&format!("[upstreams.website]\nhost = \"127.0.0.1\"\nport = {port}\n"));
-    let answer = raw(gateway.address(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    assert_eq!(answer.status, 200);
-    // Node closes after 5 s; a request sent into that would be lost.
-    let (after, read) = seen.recv_timeout(SOON).unwrap();
-    assert_eq!(read, Some(0));
-    assert!(after < Duration::from_secs(5), "{after:?}");
+    // An end that is told or seen late says nothing of the others.
+    eventually("a connection that ends in time", || {
+        let answer = raw(gateway.address(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(answer.status, 200);
+        let (after, read) = seen.recv_timeout(SOON).unwrap();
+        assert_eq!(read, Some(0));
+        // Node closes after 5 s; a request sent into that would be lost.
+        (after < Duration::from_secs(5)).then_some(())
+    });
 }

@@ -2,19 +2,20 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::{Client, Gateway, KeyDir, PODS, Site, binary, echo, eventually, tokens};
+use crate::support::{Client, Gateway, KeyDir, PODS, SOON, Site, binary, echo, eventually, tokens};
 
 const ACCEPT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                       Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-const LONG: &str = "[server]\ndrain = \"30s\"\n";
-/// Without waiting for all that the drain may take.
-const PROMPT: Duration = Duration::from_secs(8);
+/// What ends within [`SOON`] has not waited for all that the drain may take.
+const LONG: &str = "[server]\ndrain = \"60s\"\n";
+/// Time to ask something for who has connected before the end.
+const MOMENT: Duration = Duration::from_secs(1);
 
 #[test]
 fn with_nothing_under_way_a_signal_ends_it_at_once() {
@@ -25,9 +26,8 @@ fn with_nothing_under_way_a_signal_ends_it_at_once() {
         assert_eq!(idle.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200);
         gateway.logged("/healthz");
         gateway.signal(signal);
-        let (status, took) = gateway.wait(Duration::from_secs(10));
+        let (status, _) = gateway.wait(SOON);
         assert_eq!(status.code(), Some(0), "{signal}: {}", gateway.output());
-        assert!(took < PROMPT, "{signal}: {took:?}");
     }
 }
 
@@ -62,15 +62,15 @@ fn a_request_under_way_is_finished_first() {
     assert!(site.gateway.is_running());
     go.send(()).unwrap();
     assert_eq!(client.response().text(), "finished");
-    let (status, took) = site.gateway.wait(Duration::from_secs(10));
+    let (status, _) = site.gateway.wait(SOON);
     assert_eq!(status.code(), Some(0));
-    assert!(took < PROMPT, "{took:?}");
     assert_eq!(site.gateway.logged("/API/slow")["status"], 200);
 }
 
 #[test]
 fn while_it_lingers_everything_is_served() {
-    let long = "[server]\nlinger = \"1s\"\ndrain = \"30s\"\n";
+    // The drain is so long that it does not come to the tunnel while that is looked at.
+    let long = "[server]\nlinger = \"8s\"\ndrain = \"24h\"\n";
     let mut site = Site::configured_serving(long, |exchange| match exchange.header("upgrade") {
         Some(_) => echo(exchange),
         None => exchange.answer("200 OK", "", "answered"),
@@ -84,33 +84,43 @@ fn while_it_lingers_everything_is_served() {
     socket.send("still".into()).unwrap();
     assert_eq!(socket.read().unwrap(), "still".into());
     drop(socket);
-    let (status, took) = site.gateway.wait(Duration::from_secs(10));
+    let (status, _) = site.gateway.wait(SOON);
     assert_eq!(status.code(), Some(0));
-    assert!(took < PROMPT, "{took:?}");
 }
 
 const ASK: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 
+/// Asks on connections that had asked nothing when the signal came. False if that was too late to
+/// say anything.
+fn asks_in_the_moment(signal: &str, line: &str, upgraded: u16) -> bool {
+    let mut site = silent(LONG);
+    let mut idle = site.client();
+    assert_eq!(idle.ask(ASK).status, 200);
+    let (mut first, mut second) = (site.client(), site.client());
+    let upgrade = Site::upgrade(&Site::screen());
+    let begun = Instant::now();
+    site.gateway.signal(signal);
+    site.gateway.wait_for_line(line);
+    second.send(upgrade);
+    first.send(ASK);
+    if begun.elapsed() > MOMENT / 2 {
+        return false;
+    }
+    assert_eq!(second.head().unwrap().status, upgraded, "{signal}");
+    assert_eq!(first.response().status, 200, "{signal}");
+    // One that was served before is closed.
+    assert_eq!(idle.rest(), b"");
+    drop((first, second));
+    let (status, _) = site.gateway.wait(SOON);
+    assert_eq!(status.code(), Some(0), "{signal}");
+    true
+}
+
 #[test]
 fn who_has_connected_and_asked_nothing_yet_has_a_moment_to() {
     for (signal, line, upgraded) in [("QUIT", "retired", 101), ("TERM", "draining", 503)] {
-        let mut site = silent(LONG);
-        let mut idle = site.client();
-        assert_eq!(idle.ask(ASK).status, 200);
-        let (mut first, mut second) = (site.client(), site.client());
-        let upgrade = Site::upgrade(&Site::screen());
-        site.gateway.signal(signal);
-        site.gateway.wait_for_line(line);
-        second.send(upgrade);
-        first.send(ASK);
-        assert_eq!(second.head().unwrap().status, upgraded, "{signal}");
-        assert_eq!(first.response().status, 200, "{signal}");
-        // One that was served before is closed.
-        assert_eq!(idle.rest(), b"");
-        drop((first, second));
-        let (status, took) = site.gateway.wait(Duration::from_secs(10));
-        assert_eq!(status.code(), Some(0), "{signal}");
-        assert!(took < PROMPT, "{signal}: {took:?}");
+        let asked = (0..20).any(|_| asks_in_the_moment(signal, line, upgraded));
+        assert!(asked, "{signal}: never in time");
     }
 }
 
@@ -130,7 +140,7 @@ fn who_waits_to_be_accepted_at_the_end_is_served() {
         for mut client in clients {
             assert_eq!(client.response().status, 200, "{signal}");
         }
-        let (status, _) = gateway.wait(Duration::from_secs(10));
+        let (status, _) = gateway.wait(SOON);
         assert_eq!(status.code(), Some(0), "{signal}");
     }
 }
@@ -153,13 +163,10 @@ fn silent(toml: &str) -> Site {
 fn a_tunnel_is_closed_with_a_reason_within_the_limit() {
     let mut site = silent("[server]\ndrain = \"3s\"\n");
     let mut client = silent_tunnel(&site);
-    let start = Instant::now();
     site.gateway.signal("TERM");
-    let (status, _) = site.gateway.wait(Duration::from_secs(10));
-    let took = start.elapsed();
-    assert_eq!(status.code(), Some(0));
     // The limit, a moment for the Close frame that is not answered, and a busy machine's.
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    let (status, _) = site.gateway.wait(SOON);
+    assert_eq!(status.code(), Some(0));
     assert_eq!(
         client.rest(),
         [&[0x88, 20][..], &1012_u16.to_be_bytes(), b"{\"reason\":\"drain\"}"].concat()
@@ -176,9 +183,8 @@ fn int_and_a_second_term_end_it_at_once_whatever_is_under_way() {
             site.gateway.wait_for_line("draining");
             site.gateway.signal(signals[1]);
         }
-        let (status, took) = site.gateway.wait(Duration::from_secs(10));
+        let (status, _) = site.gateway.wait(SOON);
         assert_eq!(status.code(), Some(0), "{signals:?}");
-        assert!(took < PROMPT, "{signals:?}: {took:?}");
     }
 }
 
@@ -204,7 +210,7 @@ fn a_taken_address_is_told_at_once() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let want = format!("deskgate: cannot listen on {address}: Address already in use");
     assert!(said(&output).contains(&want), "{}", said(&output));
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < SOON);
 }
 
 #[test]
@@ -229,10 +235,9 @@ fn clients_that_come_and_go_at_the_end_do_not_keep_it() {
     let token = tokens::valid(PODS[1]);
     assert_eq!(site.get("/filer", &format!("ABCAuthorization: {token}\r\n")).status, 200);
     site.gateway.signal("TERM");
-    let (status, took) = site.gateway.wait(Duration::from_secs(40));
-    assert_eq!(status.code(), Some(0));
     // A moment without a request comes soon.
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    let (status, _) = site.gateway.wait(SOON);
+    assert_eq!(status.code(), Some(0));
     flood.join().unwrap();
 }
 
@@ -262,7 +267,7 @@ fn signals_are_received_before_anybody_is_served() {
         let mut command = Command::new(binary());
         let command = command.args(["run", "--config"]).arg(&path).env_clear();
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + SOON;
         while !serves(child.id()) && Instant::now() < end {
             assert!(child.try_wait().unwrap().is_none(), "it does not start");
         }
@@ -284,37 +289,45 @@ fn a_new_process_takes_the_sockets_and_old_tunnels_live_on() {
     });
     let mut socket = site.websocket(&Site::screen());
     let address = site.address();
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let flood = thread::spawn({
-        let stop = Arc::clone(&stop);
+        let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
         move || {
             let request = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-            let mut served = 0;
             while !stop.load(Ordering::Relaxed) {
                 assert_eq!(crate::support::raw(address, request).unwrap().status, 200);
-                served += 1;
+                served.fetch_add(1, Ordering::Relaxed);
             }
-            served
         }
     });
     let successor = site.gateway.successor(&toml);
     site.gateway.wait_for_line("retired");
     socket.send("still".into()).unwrap();
     assert_eq!(socket.read().unwrap(), "still".into());
-    // Requests reach the new process now, all of them.
-    let request = "GET /healthz?after HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    for _ in 0..50 {
-        assert_eq!(crate::support::raw(address, request).unwrap().status, 200);
-    }
-    eventually("the new one's lines", || {
-        (successor.access("/healthz?after").len() == 50).then_some(())
+    // Requests reach the new process now, all of them, once every worker of the old one knows.
+    let mut round = 0;
+    eventually("the new one serves all", || {
+        round += 1;
+        let target = format!("/healthz?after{round}-");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        for _ in 0..50 {
+            assert_eq!(crate::support::raw(address, &request).unwrap().status, 200);
+        }
+        let new = eventually("their lines", || {
+            let new = successor.access(&target).len();
+            (new + site.gateway.access(&target).len() == 50).then_some(new)
+        });
+        (new == 50).then_some(())
+    });
+    eventually("a flood", || {
+        (flood.is_finished() || served.load(Ordering::Relaxed) > 50).then_some(())
     });
     stop.store(true, Ordering::Relaxed);
-    assert!(flood.join().unwrap() > 50);
+    flood.join().unwrap();
     assert!(site.gateway.is_running());
     socket.close(None).unwrap();
     while socket.read().is_ok() {}
     drop(socket);
-    let (status, _) = site.gateway.wait(Duration::from_secs(10));
+    let (status, _) = site.gateway.wait(SOON);
     assert_eq!(status.code(), Some(0), "{}", site.gateway.output());
 }

@@ -178,7 +178,7 @@ fn no_token_is_left_anywhere(format: &str) {
     let output = site.gateway.output();
     assert_holds_none("the log", &output, &pieces);
     let fingerprint = deskgate::auth::Token::new(&issued[0]).unwrap().fingerprint().to_string();
-    assert!(output.contains(&fingerprint));
+    site.gateway.wait_for_line(&fingerprint);
     for (index, pod) in site.pods.iter().enumerate() {
         assert!(!pod.seen().is_empty());
         for seen in pod.seen() {

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::support::fake_api::{Endpoint, FakeApi, Fault};
-use crate::support::{PODS, Response, Site, echo, eventually, free_port, raw, tokens};
+use crate::support::{PODS, Response, SOON, Site, echo, eventually, free_port, raw, tokens};
 
 /// A gateway that watches pods, and the API that it watches.
 struct Cluster {
@@ -44,6 +44,13 @@ impl Cluster {
 
     fn ask(&self, token: &str) -> Response {
         self.site.get("/filer", &format!("ABCAuthorization: {token}\r\n"))
+    }
+
+    /// The status as soon as the API has told what it knows of the pod.
+    fn judged(&self, token: &str) -> u16 {
+        eventually("an answer of the API", || {
+            Some(self.ask(token).status).filter(|status| *status != 503)
+        })
     }
 }
 
@@ -97,7 +104,7 @@ fn a_token_does_not_reach_the_next_owner_of_its_address() {
     // Which of the two depends on how sure the gateway is of the moment of the change.
     assert!(["desktop_reused", "desktop_ambiguous"].contains(&reason), "{line}");
     let bob = cluster.welcome(PODS[0]);
-    // Her tunnel ends with her pod: within a second of it, since the address has another owner.
+    // Her tunnel ends soon after her pod, since the address has another owner.
     let gone = Instant::now();
     cluster.api.remove("ida");
     let end = loop {
@@ -108,11 +115,11 @@ fn a_token_does_not_reach_the_next_owner_of_its_address() {
         }
     };
     assert_eq!((u16::from(end.code), end.reason.as_str()), (4404, "{\"reason\":\"desktop_gone\"}"));
-    assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
+    assert!(gone.elapsed() < SOON, "{:?}", gone.elapsed());
     // His works; one of the very second of the change may be as uncertain as hers.
-    assert!([200, 401].contains(&cluster.ask(&bob).status));
+    assert!([200, 401].contains(&cluster.judged(&bob)));
     cluster.welcome(PODS[0]);
-    assert_eq!(cluster.ask(&ida).status, 401);
+    assert_eq!(cluster.judged(&ida), 401);
 }
 
 #[test]
@@ -166,7 +173,7 @@ fn a_pod_that_stays_unready_is_503_and_a_page_that_tries_again() {
 fn where_the_api_forbids_it_dns_serves_and_that_is_said_loudly() {
     let api = FakeApi::start();
     api.fail(Fault::Status(403));
-    let cluster = Cluster::with(api, "");
+    let cluster = Cluster::with(api, "wait = \"200ms\"\n");
     eventually("a fallback", || (cluster.ask(&issued(PODS[0], 0)).status == 200).then_some(()));
     let line = cluster.site.gateway.wait_for_line("forbids to list endpointslices");
     assert!(line.contains("WARN"), "{line}");
@@ -229,10 +236,10 @@ fn a_tunnel_ends_soon_after_its_pod_has_left() {
                 assert_eq!(u16::from(frame.unwrap().code), 4404);
                 break;
             }
-            _ => assert!(gone.elapsed() < Duration::from_secs(10)),
+            _ => assert!(gone.elapsed() < SOON),
         }
     }
-    assert!(gone.elapsed() < Duration::from_secs(10), "{:?}", gone.elapsed());
+    assert!(gone.elapsed() < SOON, "{:?}", gone.elapsed());
 }
 
 /// A gateway starts while pages are open: what it did not see, the pods tell.
@@ -251,28 +258,40 @@ fn a_token_from_before_the_start_opens_the_pod_that_ran_then() {
         let cluster = Cluster::with(api, "");
         cluster.synced();
         let token = issued(PODS[0], issued_ago);
+        let mut unanswered = 0;
         let answer = eventually("its pod is known", || {
-            Some(cluster.ask(&token)).filter(|answer| [200, 401].contains(&answer.status))
+            let answer = cluster.ask(&token);
+            unanswered += usize::from(answer.status == 503);
+            Some(answer).filter(|answer| [200, 401].contains(&answer.status))
         });
         assert_eq!(answer.status, want, "{running:?}");
         for _ in 0..3 {
-            assert_eq!(cluster.ask(&token).status, want, "{running:?}");
+            assert_eq!(cluster.judged(&token), want, "{running:?}");
         }
-        let line = eventually("its lines", || {
-            let lines = cluster.site.gateway.access("/filer");
-            (lines.len() >= 4).then(|| lines.last().cloned()).flatten()
-        });
         let reason = if want == 200 { "" } else { "desktop_ambiguous" };
-        assert_eq!(line["reason"].as_str().unwrap_or_default(), reason, "{line}");
-        // Once, unless it did not tell.
-        assert!(running.is_none() || cluster.api.asked() == 1, "{}", cluster.api.asked());
-        // Another pod at its address is another matter.
+        let lines = eventually("its lines", || {
+            let mut lines = cluster.site.gateway.access("/filer");
+            lines.retain(|line| line["status"] == want);
+            (lines.len() >= 4).then_some(lines)
+        });
+        for line in lines {
+            assert_eq!(line["reason"].as_str().unwrap_or_default(), reason, "{line}");
+        }
+        // Once, unless it did not tell, or not in time.
+        let asked = cluster.api.asked();
+        assert!(running.is_none() || (1..=1 + unanswered).contains(&asked), "{asked}");
+        assert_eq!(cluster.site.pods[0].seen().len(), if want == 200 { 4 } else { 0 });
+        // Another pod at its address is another matter, as soon as it is known.
         cluster.api.remove("ida");
         cluster.api.set(Endpoint::ready("bob", PODS[0]).running_for(MINUTE));
-        let refused = eventually("her token is refused", || {
-            Some(cluster.ask(&token)).filter(|answer| answer.status == 401)
+        let refused = eventually("her token is refused, as the address is bob's", || {
+            let answer = cluster.ask(&token);
+            let lines = cluster.site.gateway.access("/filer");
+            lines.iter().any(|line| line["reason"] == "desktop_reused").then_some(answer)
         });
-        assert_eq!(refused.error(), "unauthorized");
-        assert_eq!(cluster.site.pods[0].seen().len(), if want == 200 { 4 } else { 0 });
+        assert_eq!((refused.status, refused.error()), (401, "unauthorized".to_owned()));
+        let seen = cluster.site.pods[0].seen().len();
+        assert_eq!(cluster.ask(&token).status, 401);
+        assert_eq!(cluster.site.pods[0].seen().len(), seen);
     }
 }

@@ -10,17 +10,19 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use crate::support::{Gateway, PODS, SOON, Site, echo, eventually, tokens};
 
-const UPDATE: &str = "[server]\nlinger = \"3s\"\ndrain = \"3s\"\n";
-/// Linger, drain, and time to exit on a busy machine.
-const END: Duration = Duration::from_secs(12);
+/// Lingers for much longer than the load balancer needs to learn of the end; all is over in [`SOON`].
+const UPDATE: &str = "[server]\nlinger = \"6s\"\ndrain = \"4s\"\n";
 const TUNNELS: usize = 200;
-/// Requests on connections of their own: 120 a second.
+/// Requests on connections of their own: 120 a second, as long as so few are under way.
 const PACE: Duration = Duration::from_micros(8333);
+const UNDER_WAY: usize = 60;
+/// Requests that are answered at least.
+const ANSWERED: usize = 500;
 /// Clients that keep their connection, and the time between two requests of one: 80 a second.
 const KEEPING: usize = 4;
 const PAUSE: Duration = Duration::from_millis(50);
@@ -107,9 +109,13 @@ impl Load {
     /// Each request on a connection of its own.
     async fn come_and_go(self: Arc<Self>) {
         let mut pace = interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = JoinSet::new();
         while !self.is_over() {
             pace.tick().await;
+            if under_way.len() >= UNDER_WAY {
+                drop(under_way.join_next().await);
+            }
             let load = Arc::clone(&self);
             under_way.spawn(async move {
                 let asked = async {
@@ -216,9 +222,8 @@ fn end(balancer: &Balancer, mut old: Gateway) {
     old.signal("TERM");
     thread::sleep(LATE);
     balancer.remove(&old);
-    let (status, took) = old.wait(SOON);
+    let (status, _) = old.wait(SOON);
     assert_eq!(status.code(), Some(0), "{}", old.output());
-    assert!(took < END, "{took:?}");
     assert!(old.wait_for_line("\"drained\"").contains("\"left\":0"), "{}", old.output());
     old.wait_for_line("\"stopped\"");
     let tunnels = old.access("/websockify");
@@ -256,7 +261,8 @@ fn a_rolling_update_fails_no_request_and_tells_every_tunnel() {
     for _ in 0..KEEPING {
         users.spawn_on(Arc::clone(&load).keep(), runtime.handle());
     }
-    eventually("requests flow", || (load.served.load(Ordering::SeqCst) > 100).then_some(()));
+    let served = |count| (load.served.load(Ordering::SeqCst) > count).then_some(());
+    eventually("requests flow", || served(100));
 
     for instance in [&mut site.gateway, &mut second] {
         let new = instance.sibling();
@@ -264,6 +270,7 @@ fn a_rolling_update_fails_no_request_and_tells_every_tunnel() {
         end(&balancer, replace(instance, new));
         eventually("all tunnels are open again", all_open);
     }
+    eventually("many requests are answered", || served(ANSWERED));
     load.stop.store(true, Ordering::SeqCst);
     runtime.block_on(async {
         while let Some(ended) = users.join_next().await {
@@ -279,5 +286,4 @@ fn a_rolling_update_fails_no_request_and_tells_every_tunnel() {
     // Each was on an old instance at least once, and a few came to the second before its turn.
     assert!((TUNNELS..=2 * TUNNELS).contains(&drained), "{drained}");
     assert_eq!(load.open.load(Ordering::SeqCst), TUNNELS);
-    assert!(load.served.load(Ordering::SeqCst) > 500);
 }

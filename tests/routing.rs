@@ -197,6 +197,7 @@ fn a_name_that_appears_later_works_from_then_on() {
     let origin = Origin::start(|exchange| exchange.answer("200 OK", "", "found"));
     let site = Site::configured(&format!(
         "[dns]\nservers = [\"{}\"]\nsearch = [\"cluster.example\"]\nnegative_ttl = \"50ms\"\n\
+         timeout = \"10s\"\n\
          [upstreams.website]\nhost = \"late\"\nport = {}\n",
         name_server(&exists),
         origin.address().port()

@@ -179,6 +179,7 @@ fn nothing_grows_and_no_byte_is_lost_however_long_it_takes() {
     let load = Load::start();
     let mut edge = Edge::start(load.ports);
     load.begin(edge.place.address, tunnels());
+    load.settle(tunnels());
     let begun = Instant::now();
     let whole = Duration::from_secs(seconds());
     // First everything that stays is taken: buffers, pools, threads for files.

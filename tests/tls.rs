@@ -208,7 +208,7 @@ fn without_a_certificate_of_the_client_nothing_is_served_where_one_is_required()
 fn plain_http_on_the_tls_port_and_a_silent_client_harm_nobody() {
     let issued = Issued::new();
     let port = free_port();
-    let _site = issued.site(port, "handshake_timeout = \"1s\"\n");
+    let _site = issued.site(port, "handshake_timeout = \"8s\"\n");
     let mut plain = TcpStream::connect(("127.0.0.1", port)).unwrap();
     plain.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut silent = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -336,7 +336,7 @@ fn a_route_without_websocket_serves_an_upgrade_as_plain_http() {
 }
 
 /// Well before a ping could have been missed, whatever else the machine does.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const AT_ONCE: Duration = SOON;
 
 #[test]
 fn when_one_side_goes_the_other_learns_of_it_at_once() {
@@ -405,21 +405,21 @@ fn a_pod_that_has_said_its_last_word_still_hears_the_client() {
 #[test]
 fn traffic_in_one_direction_alone_keeps_a_tunnel_open() {
     let site = Site::configured_serving(
-        "[[route]]\nname = \"websockify\"\ntimeouts = { idle = \"2s\", read = \"1s\", send = \"1s\" }\n\
-         [listen]\nread_timeout = \"1s\"\nwrite_timeout = \"1s\"\n",
+        "[[route]]\nname = \"websockify\"\ntimeouts = { idle = \"5s\", read = \"4s\", send = \"4s\" }\n\
+         [listen]\nread_timeout = \"4s\"\nwrite_timeout = \"4s\"\n",
         |exchange: &mut Exchange| {
             exchange.write(ACCEPT);
             // Twice the idle limit, at a pace well within it.
-            for count in 0..80_u8 {
+            for count in 0..100_u8 {
                 exchange.write([count]);
-                thread::sleep(Duration::from_millis(50));
+                thread::sleep(Duration::from_millis(100));
             }
             exchange.close();
         },
     );
     let mut client = tunnel(&site);
-    assert_eq!(client.rest(), (0..80).collect::<Vec<u8>>());
-    assert_eq!(site.gateway.logged("/websockify")["sent"], 80);
+    assert_eq!(client.rest(), (0..100).collect::<Vec<u8>>());
+    assert_eq!(site.gateway.logged("/websockify")["sent"], 100);
 }
 
 #[test]
@@ -428,11 +428,11 @@ fn a_silent_tunnel_is_closed_at_its_limit() {
         "[[route]]\nname = \"websockify\"\ntimeouts = { idle = \"1s\" }\n",
         echo,
     );
-    let mut client = tunnel(&site);
     let start = Instant::now();
+    let mut client = tunnel(&site);
     assert_eq!(client.rest(), b"");
     let lasted = start.elapsed();
-    assert!(lasted > Duration::from_millis(900) && lasted < Duration::from_secs(4), "{lasted:?}");
+    assert!(lasted >= Duration::from_secs(1) && lasted < SOON, "{lasted:?}");
     let line = site.gateway.logged("/websockify");
     assert_eq!((&line["reason"], &line["status"]), (&json!("idle"), &json!(101)));
 }
@@ -443,7 +443,7 @@ fn a_reader_that_does_not_read_costs_no_memory() {
     let site = Site::serving(|exchange| {
         exchange.write(ACCEPT);
         let piece = vec![7; 1 << 20];
-        exchange.stream().set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        exchange.stream().set_write_timeout(Some(SOON)).unwrap();
         for _ in 0..SENT >> 20 {
             if exchange.from.get_mut().write_all(&piece).is_err() {
                 break;
@@ -459,7 +459,7 @@ fn a_reader_that_does_not_read_costs_no_memory() {
     let before = site.gateway.rss();
     let mut client = tunnel(&site);
     assert_eq!(client.bytes(1), [7]);
-    // Nothing is read until the pod gives up: whatever can pile up on the way has.
+    // Nothing is read for so long: whatever can pile up on the way does.
     let mut most = before;
     let deadline = Instant::now() + Duration::from_secs(3);
     while Instant::now() < deadline {
@@ -467,8 +467,8 @@ fn a_reader_that_does_not_read_costs_no_memory() {
         thread::sleep(Duration::from_millis(20));
     }
     assert!(most < before + 4096, "grew from {before} to {most} KiB");
-    // Not a stuck tunnel: what was sent comes as soon as someone reads.
-    assert!(client.rest().len() > 1 << 20);
+    // Not a stuck tunnel: what is sent comes as soon as someone reads, more than was on the way.
+    drop(client.bytes(64 << 20));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -75,12 +75,10 @@ impl Process {
     }
 
     /// Asks it to end, which it must soon.
-    fn end(&mut self) -> (ExitStatus, Duration) {
+    fn end(&mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         assert!(Command::new("/bin/kill").args(["-s", "TERM", &pid]).status().unwrap().success());
-        let begun = Instant::now();
-        let status = eventually("its end", || self.child.try_wait().unwrap());
-        (status, begun.elapsed())
+        eventually("its end", || self.child.try_wait().unwrap())
     }
 }
 
@@ -91,13 +89,9 @@ impl Drop for Process {
     }
 }
 
-/// What waits in vain at the end is given up after two seconds; the rest is for a busy machine.
-const END: Duration = Duration::from_secs(6);
-
+/// What waits in vain at the end is given up after two seconds.
 fn ends_well(process: &mut Process) {
-    let (status, took) = process.end();
-    assert_eq!(status.code(), Some(0));
-    assert!(took < END, "{took:?}");
+    assert_eq!(process.end().code(), Some(0));
 }
 
 #[test]
@@ -154,7 +148,7 @@ fn a_disk_that_is_full_for_a_while_costs_the_lines_of_that_time() {
     assert!(process.served("/healthz?after"));
     let text = eventually("lines again", || {
         let text = std::fs::read_to_string(&path).unwrap();
-        text.contains("/healthz?after").then_some(text)
+        (text.contains("/healthz?after") && text.ends_with('\n')).then_some(text)
     });
     // One line may have broken off, and spoils no other.
     let whole = text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok());
@@ -183,8 +177,13 @@ fn a_reader_that_stalls_costs_lines_and_stalls_no_request() {
 fn a_reader_that_is_gone_costs_lines_and_ends_nothing() {
     let mut process = Process::start(Stdio::piped());
     drop(process.child.stdout.take());
+    // What another thread starts at this moment has a copy of it until it runs.
+    eventually("nobody reads any more", || {
+        (process.served("/healthz") && process.dropped() > 0.0).then_some(())
+    });
+    let before = process.dropped();
     let slowest = process.serve(400);
-    eventually("lost lines are counted", || (process.dropped() >= 400.0).then_some(()));
+    eventually("lost lines are counted", || (process.dropped() >= before + 400.0).then_some(()));
     thread::sleep(length());
     assert!(process.served("/healthz"));
     ends_well(&mut process);

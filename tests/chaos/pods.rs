@@ -8,10 +8,11 @@ use serde_json::json;
 use super::rig::{Heart, NAMES, Pod, Rig, endure, length, skipped, tell, timed};
 use super::talk::Talk;
 use crate::support::fake_api::{Endpoint, FakeApi};
-use crate::support::{PODS, eventually, tokens};
+use crate::support::{PODS, SOON, eventually, tokens};
 
-/// New requests work again after this time, and ends are told within it.
-const SOON_ENOUGH: Duration = Duration::from_secs(5);
+/// New requests work again after this time, and ends are told within it: sooner than a silent side
+/// would be asked for the first time.
+const SOON_ENOUGH: Duration = SOON;
 
 #[test]
 fn a_pod_that_is_killed_takes_its_own_tunnels_and_no_other() {
@@ -24,6 +25,9 @@ fn a_pod_that_is_killed_takes_its_own_tunnels_and_no_other() {
     let (account, told) = lost.ended();
     assert!(account.messages >= 20, "{account:?}");
     assert!(told < SOON_ENOUGH, "{told:?}");
+    // Of this one: no other has ended yet.
+    let reason = rig.gateway.logged("/websockify")["reason"].as_str().unwrap().to_owned();
+    assert!(["pod_close", "pod_lost"].contains(&reason.as_str()), "{reason}");
     let refused = rig.get("/filer", Some(&ida));
     assert_eq!((refused.status, refused.error()), (502, "connect_failed".to_owned()));
     assert!(refused.header("retry-after").is_some());
@@ -34,8 +38,6 @@ fn a_pod_that_is_killed_takes_its_own_tunnels_and_no_other() {
     rig.talk(0, &ida).finish();
     let kept = kept.finish();
     assert_eq!(rig.account(1)["messages"], kept.messages);
-    let reason = rig.gateway.logged("/websockify")["reason"].as_str().unwrap().to_owned();
-    assert!(["pod_close", "pod_lost"].contains(&reason.as_str()), "{reason}");
     let beat = heart.rest();
     tell(
         "pod killed: its client told after, new requests after, longest gap of another",
@@ -66,7 +68,8 @@ fn a_pod_that_is_stopped_for_a_while_loses_no_byte() {
     assert!(on < SOON_ENOUGH, "{on:?}");
     assert!(rig.welcome(0, || ida.clone()) < SOON_ENOUGH);
     let (paused, kept) = (paused.finish(), kept.finish());
-    assert!(paused.gap >= length(), "{paused:?}");
+    // What came before the pod stopped may have been read a little later.
+    assert!(paused.gap >= length() / 2, "{paused:?}");
     assert_eq!(rig.account(0)["messages"], paused.messages);
     assert_eq!(rig.account(1)["messages"], kept.messages);
     heart.rest();
@@ -75,7 +78,8 @@ fn a_pod_that_is_stopped_for_a_while_loses_no_byte() {
 
 #[test]
 fn a_pod_that_stays_stopped_is_missed_and_its_client_told() {
-    let mut rig = Rig::start("[[route]]\nname = \"websockify\"\ntunnel = { ping = \"500ms\" }\n");
+    // Far longer than somebody who is well may be held up.
+    let mut rig = Rig::start("[[route]]\nname = \"websockify\"\ntunnel = { ping = \"2s\" }\n");
     let (ida, bob) = (tokens::valid(PODS[0]), tokens::valid(PODS[1]));
     let (lost, kept) = (rig.talk(0, &ida), rig.talk(1, &bob));
     lost.more(20);
@@ -87,7 +91,7 @@ fn a_pod_that_stays_stopped_is_missed_and_its_client_told() {
     rig.pods[0].as_ref().unwrap().signal("STOP");
     let (_, told) = lost.ended();
     // Three intervals of silence.
-    assert!(told < Duration::from_millis(1500) + SOON_ENOUGH, "{told:?}");
+    assert!(told < Duration::from_secs(6) + SOON_ENOUGH, "{told:?}");
     assert_eq!(rig.gateway.logged("/websockify")["reason"], "pod_lost");
     kept.finish();
     tell("pod stopped for good: its client told after", told);
@@ -163,7 +167,8 @@ fn a_pod_that_is_cut_off_for_a_while_loses_no_byte_and_delays_no_other() {
     let mut rig = Rig::start(&patient);
     let mut pod = Pod::start_in(&far.namespace, "far", &far.there, rig.port);
     let (token, bob) = (tokens::valid(&far.there), tokens::valid(PODS[1]));
-    assert_eq!(rig.who(&token), "far");
+    let works = || (rig.get("/filer", Some(&token)).text() == "far").then_some(());
+    eventually("the pod", works);
     let heart = Heart::of(&rig);
     let address = rig.gateway.address();
     let (cut, kept) = (Talk::start(address, &token, "far"), rig.talk(1, &bob));
@@ -179,7 +184,6 @@ fn a_pod_that_is_cut_off_for_a_while_loses_no_byte_and_delays_no_other() {
     endure();
     far.swallow("delete");
     let ((), on) = timed(|| cut.more(1));
-    let works = || (rig.get("/filer", Some(&token)).text() == "far").then_some(());
     let again = timed(|| eventually("the pod", works)).1;
     let (cut, kept) = (cut.finish(), kept.finish());
     assert!(cut.gap >= length(), "{cut:?}");
@@ -276,8 +280,10 @@ fn pods_that_change_places_again_and_again_never_get_each_other_s_users() {
     // Nobody's messages but those of its own users came to the last one: it had no tunnel at all.
     let account = owner.pod.account();
     assert_eq!((&account["tunnels"], &account["bad"]), (&json!(0), &json!([])));
-    let refused = heirs.rig.gateway.access("/filer?former");
-    let reused = refused.iter().filter(|line| line["status"] == 401).count();
-    assert!(reused > heirs.former.len(), "{reused}");
+    let reused = eventually("former users are refused", || {
+        let tries = heirs.rig.gateway.access("/filer?former");
+        let reused = tries.iter().filter(|line| line["status"] == 401).count();
+        (reused > heirs.former.len()).then_some(reused)
+    });
     tell("pod replaced: refused tries of former users", reused);
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::rig::tell;
-use crate::support::{Gateway, raw};
+use crate::support::{Gateway, SOON, raw};
 
 /// A process that is started again serves within a second; many tests run beside this one.
-const READY: Duration = Duration::from_secs(5);
+const READY: Duration = Duration::from_secs(10);
 
 const ROUNDS: usize = 5;
 
@@ -35,7 +35,7 @@ fn a_process_that_was_killed_leaves_nothing_in_the_way_of_the_next() {
     for _ in 0..ROUNDS {
         assert!(answers(&socket));
         gateway.signal("KILL");
-        gateway.wait(Duration::from_secs(10));
+        gateway.wait(SOON);
         // Both sockets are left over, and nobody is behind them.
         assert!(handover.exists() && socket.exists());
         let begun = Instant::now();
@@ -47,7 +47,7 @@ fn a_process_that_was_killed_leaves_nothing_in_the_way_of_the_next() {
     // What it offers for a handover is its own.
     let next = gateway.successor(&toml);
     gateway.wait_for_line("retired");
-    let (status, _) = gateway.wait(Duration::from_secs(20));
+    let (status, _) = gateway.wait(SOON);
     assert_eq!(status.code(), Some(0));
     let probe = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert_eq!(raw(next.address(), probe).unwrap().status, 200);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::talk::Talk;
-use crate::support::{Gateway, PODS, Response, SOON, eventually, free_port, pod_listeners, raw};
+use crate::support::{Gateway, PODS, Response, SOON, eventually, free_port, raw};
 
 /// How long something is away.
 pub(super) fn length() -> Duration {
@@ -96,6 +96,20 @@ impl Pod {
         let pid = self.child.id().to_string();
         let status = Command::new("/bin/kill").args(["-s", name, &pid]).status().unwrap();
         assert!(status.success());
+        if name == "STOP" {
+            // Its threads stop one after the other.
+            eventually("it stands still", || self.stands_still().then_some(()));
+        }
+    }
+
+    /// Whether none of its threads runs.
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        threads.flatten().all(|thread| {
+            // One that has ended meanwhile runs no more.
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.starts_with(" T"))
+        })
     }
 
     /// Ends it without a word.
@@ -134,9 +148,7 @@ impl Rig {
     }
 
     pub(super) fn with_pyos_at(host: &str, more: &str, env: &[(&str, &str)]) -> Self {
-        let (listeners, port) = pod_listeners();
-        drop(listeners);
-        let (pyos_port, admin_port) = (free_port(), free_port());
+        let (port, pyos_port, admin_port) = (free_port(), free_port(), free_port());
         let names = ["vnc", "filer", "terminals", "broadcast"];
         let ports = names.map(|name| format!("{name} = {port}")).join(", ");
         let toml = format!(

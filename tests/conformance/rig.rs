@@ -5,15 +5,15 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
 use super::rows::Answer;
 use super::tokens::FQDN;
-use crate::routing::name_server;
-use crate::support::{Exchange, Gateway, Origin, PODS, Seen, pod_listeners, websocket};
+use crate::support::name_server::NameServer;
+use crate::support::{Exchange, Gateway, Origin, PODS, Seen, eventually, pod_listeners, websocket};
 
 /// The services of a pod by their names in `[desktop.ports]`, with abcdesktop's ports, and `user`,
 /// a service that the user started.
@@ -42,6 +42,24 @@ pub(super) const UPSTREAMS: [(&str, u16); 4] =
 struct Stage {
     seen: Mutex<Vec<(String, Seen)>>,
     answer: Mutex<Answer>,
+    /// Requests that are being answered.
+    answering: AtomicUsize,
+}
+
+/// A request that is being answered.
+struct Answering<'a>(&'a AtomicUsize);
+
+impl<'a> Answering<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 pub(super) struct Rig {
@@ -49,6 +67,7 @@ pub(super) struct Rig {
     pub(super) ports: BTreeMap<String, u16>,
     stage: Arc<Stage>,
     _origins: Vec<Origin>,
+    _names: NameServer,
     _root: TempDir,
 }
 
@@ -74,16 +93,21 @@ impl Rig {
         }
         let root = TempDir::new().unwrap();
         let files = site(root.path());
-        let gateway = Gateway::start(&config(profile, &ports, &files));
-        Self { gateway, ports, stage, _origins: origins, _root: root }
+        // It knows no name.
+        let names = NameServer::start();
+        let gateway = Gateway::start(&config(profile, &ports, &files, names.address));
+        Self { gateway, ports, stage, _origins: origins, _names: names, _root: root }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.gateway.address()
     }
 
-    /// Sets the stage for the next request.
+    /// Sets the stage for the next request. An upstream that ends a connection after its answer may
+    /// not have ended it yet when the client has that.
     pub(super) fn prepare(&self, answer: Answer) {
+        let busy = || self.stage.answering.load(Ordering::SeqCst) > 0;
+        eventually("all is answered", || (!busy()).then_some(()));
         *self.stage.answer.lock().unwrap() = answer;
         self.stage.seen.lock().unwrap().clear();
     }
@@ -96,6 +120,7 @@ impl Rig {
 
 /// Writes down what came and answers as the stage says.
 fn answer(name: &str, stage: &Stage, exchange: &mut Exchange) {
+    let _answering = Answering::begin(&stage.answering);
     let seen = Seen { head: exchange.head.clone(), body: Vec::new() };
     stage.seen.lock().unwrap().push((name.to_owned(), seen));
     let plan = stage.answer.lock().unwrap().clone();
@@ -121,7 +146,7 @@ fn answer(name: &str, stage: &Stage, exchange: &mut Exchange) {
     }
 }
 
-fn config(profile: &str, ports: &BTreeMap<String, u16>, files: &Path) -> String {
+fn config(profile: &str, ports: &BTreeMap<String, u16>, files: &Path, names: SocketAddr) -> String {
     let files_of =
         |route: &str| format!("[[route]]\nname = \"{route}\"\nbackend = {{ files = {files:?} }}\n");
     let desktop = SERVICES.iter().filter(|(name, _)| *name != "user");
@@ -134,13 +159,12 @@ fn config(profile: &str, ports: &BTreeMap<String, u16>, files: &Path) -> String 
         "abcdesktop-3" => [files_of("website"), files_of("mimetypes")].concat(),
         _ => files_of("well-known"),
     };
-    let nobody = name_server(&Arc::new(AtomicBool::new(false)));
     format!(
         "profile = {profile:?}\n\
          [server]\nnode_name = \"node-1\"\n\
          [desktop]\ncidrs = [\"127.0.0.0/8\", \"::1/128\"]\n\
          [desktop.ports]\n{desktop}{upstreams}\
-         [dns]\nservers = [\"{nobody}\"]\n\
+         [dns]\nservers = [\"{names}\"]\ntimeout = \"5s\"\n\
          [dns.hosts]\n{hosts}{FQDN:?} = [\"{pod}\"]\n{rows}",
         upstreams = upstreams.concat(),
         hosts = hosts.concat(),

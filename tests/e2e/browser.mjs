@@ -1,6 +1,6 @@
 // Drives a headless Chromium through a script and reports what it saw.
 //
-// stdin:  {"page": URL, "steps": [{"do": ..., ...}], "timeout_ms": 20000, "canvas": "#screen canvas"}
+// stdin:  {"page": URL, "steps": [{"do": ..., ...}], "timeout_ms": 60000, "canvas": "#screen canvas"}
 // stdout: one line of JSON: {"ok", "error", "step", "values", "console", "sockets", "seconds"}
 //
 // Steps (x and y are framebuffer coordinates; "as" names the step's result in "values"):
@@ -28,7 +28,7 @@ const tools = process.env.DESKGATE_TOOLS
 const { chromium } = createRequire(tools)('playwright-core');
 
 const script = JSON.parse(readFileSync(0, 'utf8'));
-const patience = script.timeout_ms ?? 20000;
+const patience = script.timeout_ms ?? 60000;
 const started = Date.now();
 const report = { ok: false, error: null, step: null, values: {}, console: [], sockets: [] };
 

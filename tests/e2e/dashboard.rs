@@ -47,7 +47,7 @@ impl Stage {
              [discovery]\nmode = \"kubernetes\"\napi_host = \"{}\"\napi_port = {}\nauthority = \"\"\n\
              wait = \"200ms\"\n\
              [upstreams.gone]\nhost = \"127.0.0.1\"\nport = {}\n\
-             [[route]]\nname = \"websockify\"\ntunnel = {{ ping = \"2s\" }}\n\
+             [[route]]\nname = \"websockify\"\ntunnel = {{ ping = \"5s\" }}\n\
              [[route]]\nname = \"gone\"\nmatch = {{ prefix = \"/gone\" }}\n\
              backend = {{ upstream = \"gone\" }}\n",
             free_port(),

@@ -101,7 +101,7 @@ fn each_user_sees_his_own_desktop_and_the_token_is_renewed_without_a_cut() {
     let first = "window.first ??= window.deskgate.token, window.first !== window.deskgate.token";
     let script = demo
         .page("bob", BOB)
-        .step(serde_json::json!({"do": "wait", "until": first, "timeout_ms": 40000}))
+        .step(serde_json::json!({"do": "wait", "until": first, "timeout_ms": 90000}))
         .text("state", "#state")
         .pixels("seen", &[SQUARE]);
     let report = rig::browse(&script).assert_done();

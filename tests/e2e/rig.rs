@@ -16,8 +16,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const START_WITHIN: Duration = Duration::from_secs(30);
-const BROWSE_WITHIN: Duration = Duration::from_secs(120);
+const START_WITHIN: Duration = Duration::from_secs(60);
+const BROWSE_WITHIN: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Asks until there is an answer; panics when there is none in time.
@@ -460,8 +460,8 @@ impl Drop for Website {
 
 /// One request a connection, so that an idle one never holds a worker.
 fn answer(stream: TcpStream, requests: &Mutex<Vec<String>>, novnc: &Path) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
     let mut reader = BufReader::new(stream.try_clone()?).take(64 * 1024);
     let mut request = String::new();
     reader.read_line(&mut request)?;
@@ -636,8 +636,9 @@ pub fn browse(script: &Script) -> BrowserReport {
     drop(stdin);
 
     let report = browser.eventually("result", BROWSE_WITHIN, || {
-        let text = fs::read_to_string(&result).unwrap();
-        text.ends_with('\n').then(|| serde_json::from_str::<Value>(&text).unwrap())
+        // The rest of a character may still come.
+        let text = fs::read(&result).unwrap();
+        text.ends_with(b"\n").then(|| serde_json::from_slice::<Value>(&text).unwrap())
     });
     let error = report["error"].as_str().map(|error| format!("{}: {error}", report["step"]));
     let console = report["console"].as_array().unwrap();

@@ -1,5 +1,4 @@
 use std::io::{Read, Write};
-use std::time::Duration;
 
 use super::rig::{drip, flood};
 use crate::support::{SOON, Site, eventually, noise};
@@ -92,14 +91,15 @@ fn a_handshake_that_has_no_end_is_given_up() {
         let site = Site::configured_serving(toml, move |exchange| {
             exchange.write("HTTP/1.1 101 Switching Protocols\r\n");
             if dripping {
-                drip(exchange, piece.bytes().cycle(), SOON);
+                drip(exchange, piece.bytes().cycle(), 3 * SOON);
             } else {
                 flood(exchange, piece.as_bytes(), 64 << 20);
             }
             exchange.close();
         });
         let mut client = site.client();
-        client.stream().set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        // Long before the pod gives up.
+        client.stream().set_read_timeout(Some(2 * SOON)).unwrap();
         client.send(Site::upgrade(&Site::screen()));
         let answer = client.response();
         assert!([502, 504].contains(&answer.status), "{answer:?}");

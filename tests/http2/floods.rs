@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::rig::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM,
     SETTINGS, Server, WINDOW_UPDATE, block, frame, literal, request,
@@ -151,5 +149,5 @@ fn a_preface_that_does_not_come_is_not_waited_for() {
     let start = std::time::Instant::now();
     connection.send(b"PRI * HTTP/2.0\r\n");
     connection.ending();
-    assert!(start.elapsed() < SOON.min(Duration::from_secs(15)), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }

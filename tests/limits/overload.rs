@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use tokio_tungstenite::tungstenite::Message;
@@ -97,10 +97,20 @@ fn without_descriptors_clients_are_told_and_served_again_when_there_are_some() {
     });
     assert_eq!(refusal(&refused), (503, "descriptors".to_owned(), 2));
     assert!(held.len() > 20, "{}", held.len());
-    // And so is everybody who comes after, at whichever worker.
+    // And so is everybody who comes after, at whichever worker; but one may get the descriptor that
+    // the gateway had for a file at the moment of the first refusal, and hears nothing.
+    let mut spare = 1;
     for _ in 0..10 {
         let mut client = Client::connect(gateway.address());
-        assert_eq!(refusal(&client.response()), (503, "descriptors".to_owned(), 2));
+        match client.try_response("GET") {
+            Err(error) if spare > 0 && error.kind() == ErrorKind::WouldBlock => {
+                spare -= 1;
+                held.push(client);
+            }
+            answer => {
+                assert_eq!(refusal(&answer.unwrap()), (503, "descriptors".to_owned(), 2));
+            }
+        }
     }
     gateway.wait_for_line("no connection can be accepted");
     gateway.wait_for_line("\"reason\":\"descriptors\"");

@@ -56,15 +56,21 @@ fn takes_nothing(watched: &Watched, request: &str) {
 #[test]
 fn a_client_that_takes_nothing_is_given_up_whatever_it_asked_for() {
     let folder = tempfile::TempDir::new().unwrap();
-    std::fs::write(folder.path().join("file.txt"), "x".repeat(1000)).unwrap();
+    // Large answers, of which few fill what there is of buffers.
+    let text = "x".repeat(10_000);
+    std::fs::write(folder.path().join("file.txt"), text.repeat(10)).unwrap();
     let files = folder.path().display();
     let watched = Watched::start(&format!(
         "[listen]\nwrite_timeout = \"1s\"\n\
          [[route]]\nname = \"files\"\nmatch = {{ prefix = \"/files\" }}\n\
-         backend = {{ files = \"{files}\" }}\nrewrite = \"{{rest}}\"\n"
+         backend = {{ files = \"{files}\" }}\nrewrite = \"{{rest}}\"\n\
+         [[route]]\nname = \"text\"\nmatch = {{ exact = \"/text\" }}\n\
+         backend = {{ text = \"{text}\" }}\n"
     ));
-    for target in ["/healthz", "/files/file.txt", "/filer/x"] {
-        takes_nothing(&watched, &format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    for target in ["/text", "/files/file.txt", "/filer/x"] {
+        // Of a refusal the page is longer than the word.
+        let accept = "Accept: text/html\r\n";
+        takes_nothing(&watched, &format!("GET {target} HTTP/1.1\r\nHost: x\r\n{accept}\r\n"));
     }
     assert_eq!(watched.site.get("/healthz", "").status, 200);
 }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,6 +48,8 @@ pub(super) struct Done {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// Tunnels that stay.
+    settled: AtomicU64,
     tunnels: AtomicU64,
     messages: AtomicU64,
     requests: AtomicU64,
@@ -119,6 +122,16 @@ impl Load {
             users.spawn_on(user(number).browse(), handle);
         }
         (0..2).for_each(|number| drop(users.spawn_on(user(number).upload(), handle)));
+    }
+
+    /// Waits until all tunnels that stay are open.
+    pub(super) fn settle(&self, tunnels: usize) {
+        let (begun, within) = (Instant::now(), ARRIVAL * tunnels as u32 + SOON * 2);
+        while self.shared.settled.load(Ordering::SeqCst) < tunnels as u64 {
+            self.check();
+            assert!(begun.elapsed() < within, "not all have come");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Whether everybody is still content.
@@ -216,6 +229,7 @@ impl User {
             // They come one after the other.
             sleep(ARRIVAL * self.number as u32).await;
             let mut stream = self.open(&self.token()).await?;
+            Shared::count(&self.shared.settled, 1);
             let mut count = 0;
             while !self.shared.is_over() {
                 self.say(&mut stream, count).await?;

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
-use super::free_port;
+use super::{SOON, free_port};
 
 const LIST: &str = include_str!("../fixtures/kubernetes/list.json");
 const EXPIRED: &str = include_str!("../fixtures/kubernetes/watch-410-expired.txt");
@@ -200,7 +200,7 @@ impl FakeApi {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let listener = TcpListener::bind(address).await.unwrap();
+                let listener = bind(address).await;
                 send.send(listener.local_addr().unwrap()).unwrap();
                 tokio::select! {
                     () = accept(listener, server, tls.map(TlsAcceptor::from)) => {}
@@ -364,6 +364,18 @@ fn status_json(code: u16) -> Value {
     let mut status: Value = serde_json::from_str(recorded).unwrap();
     status["code"] = json!(code);
     status
+}
+
+/// What another thread starts at this moment may have a copy of an earlier server's socket until it runs.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<TlsAcceptor>) {
@@ -557,6 +569,8 @@ async fn stream(
             from = to;
         }
         tokio::select! {
+            // A watch that was held up tells all it knows before it ends.
+            biased;
             changed = changes.changed() => if changed.is_err() { return },
             () = sleep_until(bookmark.min(last.unwrap_or(bookmark))), if !silent => {
                 if last.is_some_and(|last| Instant::now() >= last) {

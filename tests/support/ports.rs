@@ -1,10 +1,12 @@
 //! Ports to listen at.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::process;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use socket2::{Domain, Socket, Type};
 
 /// What the kernel takes ports from for connections and for who asks for any port.
 const TAKEN_BY_THE_KERNEL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -19,9 +21,16 @@ pub(crate) fn free_port() -> u16 {
     // Another run of the tests begins elsewhere.
     static NEXT: LazyLock<AtomicUsize> =
         LazyLock::new(|| AtomicUsize::new(process::id() as usize * 401));
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
     let mut next = PORTS.iter().map(|_| PORTS[NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len()]);
-    next.find(free).expect("a port that nobody listens at")
+    next.find(|port| is_free(*port)).expect("a port that nobody listens at")
+}
+
+/// Asked without listening: what another thread starts at this moment has a copy of every socket
+/// until it runs, and one that listens would keep the port from who is given it.
+fn is_free(port: u16) -> bool {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).is_ok()
 }
 
 /// All that the kernel leaves alone; without any, all.

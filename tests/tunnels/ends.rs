@@ -1,3 +1,4 @@
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::thread;
@@ -7,15 +8,21 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::rig::{BINARY, CLOSE, Frame, LATE, Rig, TEXT, masked, plain, read_frame, screen};
 use crate::routing::name_server;
-use crate::support::{Client, PODS, Site, echo, noise, raw, tokens, websocket};
+use crate::support::{
+    Client, Exchange, PODS, SOON, Site, echo, eventually, noise, raw, tokens, websocket,
+};
 
 fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// A token that expires within the second after so many.
+/// A token that expires within the second before so many are over.
 fn short(pod: &str, seconds: u64) -> (String, Duration) {
-    let now = tokens::now();
+    short_of(tokens::now(), pod, seconds)
+}
+
+/// The same, counted from then.
+fn short_of(now: u64, pod: &str, seconds: u64) -> (String, Duration) {
     let token = tokens::minter(tokens::keys()).mint(pod, now, seconds).unwrap();
     (token, Duration::from_secs(now + seconds))
 }
@@ -46,28 +53,46 @@ fn both_sides_are_told_that_the_edge_ends_and_may_answer() {
         client.send(masked(CLOSE, &1012_u16.to_be_bytes()));
         pod.send(plain(CLOSE, &1001_u16.to_be_bytes()));
         assert_eq!((read_frame(&mut client.from), pod.frame()), (None, None));
-        let (status, _) = rig.gateway.wait(Duration::from_secs(10));
+        let (status, _) = rig.gateway.wait(SOON);
         assert_eq!(status.code(), Some(0));
-        assert!(begun.elapsed() < Duration::from_secs(2) + LATE);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         assert_eq!(rig.end(), reason);
     }
 }
 
+/// The gateway waits so long for the end of a frame, and no longer.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
 #[test]
 fn a_close_frame_of_ours_waits_for_the_end_of_the_frame_under_way() {
-    let rig = Rig::start("[server]\ndrain = \"3s\"\n");
+    eventually("a frame that ends in its time", waits_for_the_end_of_a_frame);
+}
+
+/// None if that end was late, which proves nothing.
+fn waits_for_the_end_of_a_frame() -> Option<()> {
+    let rig = Rig::start("");
     let (mut client, mut pod) = rig.open();
     let whole = plain(BINARY, &noise(5000));
     let (first, second) = whole.split_at(3000);
     pod.send(first);
     let mut seen = client.bytes(3000);
+    let begun = Instant::now();
     rig.gateway.signal("INT");
     // The pod is told, so the client would have been.
-    assert_eq!(pod.frame().unwrap().code, CLOSE);
-    pod.send(second);
-    seen.extend(client.bytes(second.len()));
+    let told = pod.frame();
+    let sent = pod.stream.get_mut().write_all(second);
+    let mut rest = vec![0; second.len()];
+    let came = client.from.read_exact(&mut rest);
+    let last = read_frame(&mut client.from);
+    if begun.elapsed() >= UNDER_WAY {
+        return None;
+    }
+    assert_eq!(told.unwrap().code, CLOSE);
+    sent.and(came).unwrap();
+    seen.extend(rest);
     assert!(seen == whole);
-    assert_eq!(closed(&mut client), word(1001, "shutdown"));
+    assert_eq!(last.unwrap().close(), word(1001, "shutdown"));
+    Some(())
 }
 
 #[test]
@@ -110,7 +135,7 @@ fn nothing_is_said_to_a_browser_that_its_pod_has_said_goodbye_to() {
     rig.gateway.signal("INT");
     assert_eq!(pod.frame().unwrap().close(), word(1001, "shutdown"));
     assert_eq!(client.rest(), b"");
-    rig.gateway.wait(Duration::from_secs(10));
+    rig.gateway.wait(SOON);
 }
 
 /// The last words of a pod that goes without waiting for an answer, while its user goes on typing.
@@ -122,7 +147,6 @@ fn a_pod_s_last_words_arrive_although_the_client_goes_on_talking() {
         let (mut client, mut pod) = rig.open();
         let mut typist = client.stream().try_clone().unwrap();
         let typing = thread::spawn(move || {
-            use std::io::Write;
             while typist.write_all(&masked(TEXT, b"key")).is_ok() {
                 thread::sleep(Duration::from_micros(300));
             }
@@ -143,7 +167,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[test]
 fn a_tunnel_ends_with_its_token_and_the_grace_where_the_route_says_so() {
     let site = Site::configured_serving(&screen(TOKEN), echo);
-    let (token, expires) = short(PODS[0], 3);
+    let (token, expires) = short(PODS[0], 5);
     let mut socket = site.websocket(&format!("/websockify?{token}"));
     socket.send("in time".into()).unwrap();
     assert_eq!(socket.read().unwrap(), "in time".into());
@@ -164,24 +188,28 @@ fn a_fresh_token_for_the_same_pod_moves_the_end_and_no_other_does() {
         let token = format!("ABCAuthorization: {token}\r\nContent-Length: 0\r\n");
         site.ask("POST", "/gw/renew", &token)
     };
-    let (token, first) = short(PODS[0], 7);
+    let (expired, foreign) = (tokens::expired(PODS[0]), tokens::foreign(PODS[0]));
+    // One moment for all: which of them ends later does not depend on when it is used.
+    let now = tokens::now();
+    let (token, first) = short_of(now, PODS[0], 6);
+    let (sooner, _) = short_of(now, PODS[0], 5);
+    let (fresh, second) = short_of(now, PODS[0], 13);
     let mut socket = site.websocket(&format!("/websockify?{token}"));
     // A second tunnel of the same pod that nobody may keep, and one whose pod nobody renews.
     let mut same = site.websocket(&format!("/websockify?{token}"));
-    let mut other = site.websocket(&format!("/websockify?{}", short(PODS[1], 7).0));
-    assert_eq!(renew(&tokens::expired(PODS[0])).status, 401);
-    assert_eq!(renew(&tokens::foreign(PODS[0])).status, 401);
+    let mut other = site.websocket(&format!("/websockify?{}", short_of(now, PODS[1], 6).0));
+    assert_eq!(renew(&expired).status, 401);
+    assert_eq!(renew(&foreign).status, 401);
     assert_eq!(site.get("/gw/renew", &Site::bearer()).status, 405);
     // Nor a token that ends no later.
-    assert_eq!(renew(&short(PODS[0], 5).0).json()["renewed"], 0);
-    let (fresh, second) = short(PODS[0], 10);
+    assert_eq!(renew(&sooner).json()["renewed"], 0);
     let answer = renew(&fresh);
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json(), serde_json::json!({"renewed": 2, "expires": second.as_secs()}));
 
     let Message::Close(Some(frame)) = other.read().unwrap() else { panic!("no close") };
     assert_eq!(u16::from(frame.code), 4401);
-    assert!(wall() < first + GRACE + LATE);
+    assert!(wall() < second);
     // Past the first end.
     while wall() < first + GRACE + Duration::from_millis(300) {
         socket.send("on and on".into()).unwrap();
@@ -198,7 +226,7 @@ fn a_fresh_token_for_the_same_pod_moves_the_end_and_no_other_does() {
 #[test]
 fn where_the_route_does_not_say_so_a_tunnel_outlives_its_token() {
     let site = Site::serving(echo);
-    let (token, expires) = short(PODS[0], 3);
+    let (token, expires) = short(PODS[0], 5);
     let mut socket = site.websocket(&format!("/websockify?{token}"));
     while wall() < expires + Duration::from_secs(1) {
         thread::sleep(Duration::from_millis(20));
@@ -216,7 +244,8 @@ fn a_page_is_told_why_its_socket_is_refused_and_programs_get_the_plain_answer() 
     let site = Site::configured_serving(
         &format!(
             "{}\n[[route]]\nname = \"broadcast\"\ntunnel = {{ refusal = \"close\" }}\n\
-             [desktop.ports]\nbroadcast = 9\n[dns]\nservers = [\"{nobody}\"]\n",
+             [desktop.ports]\nbroadcast = 9\n\
+             [dns]\nservers = [\"{nobody}\"]\ntimeout = \"10s\"\n",
             screen("tunnel = { refusal = \"close\" }")
         ),
         echo,
@@ -230,8 +259,9 @@ fn a_page_is_told_why_its_socket_is_refused_and_programs_get_the_plain_answer() 
         (screen(tokens::valid(gone)), 4404, 502),
         (format!("/broadcast?{}", tokens::valid(PODS[0])), 4408, 502),
     ];
-    let begun = Instant::now();
+    let mut times = Vec::new();
     for (target, code, status) in cases {
+        let begun = Instant::now();
         let origin = [("Origin", "https://desk.example")];
         let (mut socket, answer) = site.websocket_with(&target, &origin);
         assert_eq!(answer.status(), 101);
@@ -241,13 +271,16 @@ fn a_page_is_told_why_its_socket_is_refused_and_programs_get_the_plain_answer() 
         assert!(reason["reason"].is_string(), "{reason}");
         // The library answers. Only the end of the connection is an event for a page.
         while socket.read().is_ok() {}
+        times.push(begun.elapsed());
 
         let plainly = site.client().ask(Site::upgrade(&target));
         assert_eq!(plainly.status, status, "{target}: {plainly:?}");
         assert_eq!(plainly.header("upgrade"), None);
     }
-    // Two seconds are the limit for who does not answer, and these six did.
-    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    // Two seconds are the limit for who does not answer, and these six did: a busy machine may be
+    // as late as that, but not for most of them.
+    times.sort_unstable();
+    assert!(times[2] < Duration::from_secs(2), "{times:?}");
     // Not a word of that where the route does not say so.
     let terminal = format!("/terminals/1?{}", tokens::expired(PODS[0]));
     let page = Site::upgrade(&terminal).replace("\r\n\r\n", "\r\nOrigin: https://x\r\n\r\n");
@@ -257,11 +290,17 @@ fn a_page_is_told_why_its_socket_is_refused_and_programs_get_the_plain_answer() 
 #[test]
 fn a_draining_edge_opens_no_tunnel_and_says_when_to_come_again() {
     let site = Site::configured_serving(
-        &format!("[server]\ndrain = \"4s\"\n{}", screen("tunnel = { refusal = \"close\" }")),
-        echo,
+        &format!(
+            "[server]\ndrain = \"40s\"\n[listen]\nheader_timeout = \"40s\"\n{}",
+            screen("tunnel = { refusal = \"close\" }")
+        ),
+        |exchange: &mut Exchange| drop(exchange.from.read(&mut [0])),
     );
-    // Something to wait for, and two that had begun before nobody was let in any more.
-    let _open = site.websocket(&Site::screen());
+    // Something to wait for that does not end, and two that had begun before nobody was let in any
+    // more.
+    let mut waiting = site.client();
+    waiting.send("GET /API/x HTTP/1.1\r\nHost: x\r\n\r\n");
+    site.pyos.last();
     let (mut program, mut page) = (site.client(), site.client());
     program.send("GET ");
     page.send("GET ");
@@ -285,7 +324,7 @@ fn a_draining_edge_opens_no_tunnel_and_says_when_to_come_again() {
 fn a_tunnel_whose_pod_accepts_it_while_the_edge_drains_is_told_too() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
-    let mut site = Site::configured_serving("[server]\ndrain = \"20s\"\n", move |exchange| {
+    let mut site = Site::configured_serving("[server]\ndrain = \"60s\"\n", move |exchange| {
         wait.lock().unwrap().recv().unwrap();
         let mut socket = websocket(exchange, "");
         while socket.read().is_ok() {}
@@ -302,7 +341,7 @@ fn a_tunnel_whose_pod_accepts_it_while_the_edge_drains_is_told_too() {
         assert_eq!(closed(&mut client), word(1012, "drain"));
     }
     drop(client);
-    let (status, _) = site.gateway.wait(Duration::from_secs(30));
+    let (status, _) = site.gateway.wait(SOON * 2);
     assert_eq!(status.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(15), "it was waited for to the end");
+    assert!(begun.elapsed() < SOON * 2, "it was waited for to the end");
 }

@@ -8,13 +8,17 @@ use super::rig::{
 };
 use crate::support::{Client, noise};
 
-/// Long enough for a busy machine to answer twice in it.
+/// Where nobody answers.
 const EVERY: Duration = Duration::from_millis(500);
 const OFTEN: &str = "tunnel = { ping = \"500ms\" }";
 
-/// Pings often, and gives up a silent tunnel soon.
-const IMPATIENT: &str = "tunnel = { ping = \"500ms\" }\ntimeouts = { idle = \"3s\" }";
-const IDLE: Duration = Duration::from_secs(3);
+/// Long enough for a busy machine to answer in it.
+const CALM: Duration = Duration::from_secs(2);
+const SELDOM: &str = "tunnel = { ping = \"2s\" }";
+
+/// Leaves time to say something before the first ping, and gives up a silent tunnel after three.
+const IMPATIENT: &str = "tunnel = { ping = \"2500ms\" }\ntimeouts = { idle = \"8s\" }";
+const IDLE: Duration = Duration::from_secs(8);
 
 fn next(client: &mut Client) -> Option<Frame> {
     read_frame(&mut client.from)
@@ -66,9 +70,10 @@ fn a_silent_client_is_asked_twice_and_then_both_sides_are_freed() {
 
 #[test]
 fn a_client_that_answers_lives_on_and_its_answers_go_no_further() {
-    let rig = Rig::start(&screen(OFTEN));
+    let rig = Rig::start(&screen(SELDOM));
     let (mut client, mut pod) = rig.open();
-    for _ in 0..8 {
+    // One that does not answer gets two.
+    for _ in 0..4 {
         let ping = next(&mut client).expect("it lives on");
         assert_eq!(ping.code, PING);
         client.send(masked(PONG, &ping.payload));
@@ -91,10 +96,10 @@ fn a_client_that_answers_lives_on_and_its_answers_go_no_further() {
 
 #[test]
 fn pings_and_pongs_of_the_two_ends_pass_as_they_are() {
-    let rig = Rig::start(&screen(OFTEN));
-    let (mut client, mut pod) = rig.open();
-    let sizes = [0, 1, 7, 8, 9, 125];
-    for size in sizes {
+    let rig = Rig::start(&screen(SELDOM));
+    // All at once: the first ping of each comes after the same time.
+    let tunnels = [0, 1, 7, 8, 9, 125].map(|size| (size, rig.open()));
+    for (size, (mut client, mut pod)) in tunnels {
         // Nobody asked for it, and one of deskgate's own waits for an answer.
         assert_eq!(next(&mut client).unwrap().code, PING);
         client.send(masked(PONG, &noise(size)));
@@ -109,21 +114,26 @@ fn pings_and_pongs_of_the_two_ends_pass_as_they_are() {
 
 #[test]
 fn a_pod_that_answered_once_is_lost_when_it_stops() {
-    let rig = Rig::start(&screen(OFTEN));
+    let rig = Rig::start(&screen(SELDOM));
     let before = rig.warm();
     let (mut client, mut pod) = rig.open();
     let client = thread::spawn(move || answering(&mut client));
-    for _ in 0..4 {
+    for _ in 0..2 {
         let ping = pod.frame().expect("it lives on");
         assert_eq!((ping.code, ping.masked), (PING, true));
         pod.send(plain(PONG, &ping.payload));
     }
     let begun = Instant::now();
-    assert_eq!(pod.frame().unwrap().code, PING);
-    assert_eq!(pod.frame().unwrap().code, PING);
-    assert_eq!(pod.frame(), None);
+    let mut asked = 0;
+    while let Some(frame) = pod.frame() {
+        assert_eq!(frame.code, PING);
+        asked += 1;
+        // One more may have been on its way when the last answer was sent.
+        assert!(asked <= 3, "it is asked on and on");
+    }
+    assert!(asked >= 2, "it is lost after {asked}");
     let lasted = begun.elapsed();
-    assert!(lasted < EVERY * 3 + LATE, "{lasted:?}");
+    assert!(lasted < CALM * 3 + LATE, "{lasted:?}");
     // No pong came to the client, nor anything else.
     assert_eq!(client.join().unwrap(), None);
     assert_eq!(rig.end(), "pod_lost");
@@ -132,9 +142,10 @@ fn a_pod_that_answered_once_is_lost_when_it_stops() {
 
 #[test]
 fn an_answer_in_pieces_is_taken_out_whole() {
-    let rig = Rig::start(&screen(OFTEN));
-    let (mut client, mut pod) = rig.open();
-    for cut in 1..14 {
+    let rig = Rig::start(&screen(SELDOM));
+    // All at once: the first ping of each comes after the same time.
+    let tunnels: Vec<_> = (1..14).map(|cut| (cut, rig.open())).collect();
+    for (cut, (mut client, mut pod)) in tunnels {
         let ping = next(&mut client).expect("it lives on");
         assert_eq!(ping.code, PING);
         let pong = masked(PONG, &ping.payload);
@@ -152,7 +163,7 @@ fn an_answer_in_pieces_is_taken_out_whole() {
 
 #[test]
 fn a_ping_goes_between_the_fragments_of_a_message_and_never_into_one() {
-    let rig = Rig::start(&screen(OFTEN));
+    let rig = Rig::start(&screen(SELDOM));
     let (mut client, mut pod) = rig.open();
     // Half a frame, for longer than a client may be silent: it cannot be asked, so it is not lost.
     let whole = frame(false, TEXT, &noise(1000), None);
@@ -161,7 +172,7 @@ fn a_ping_goes_between_the_fragments_of_a_message_and_never_into_one() {
     let mut piece = vec![0; 600];
     client.from.read_exact(&mut piece).unwrap();
     assert_eq!(piece, first);
-    thread::sleep(EVERY * 5);
+    thread::sleep(CALM * 4);
     client.stream().set_nonblocking(true).unwrap();
     let early = client.from.read(&mut [0; 600]).map_err(|error| error.kind());
     assert_eq!(early, Err(std::io::ErrorKind::WouldBlock));
@@ -222,7 +233,7 @@ fn a_route_that_never_pings_says_nothing_of_its_own() {
 #[test]
 fn a_client_that_takes_a_long_frame_slowly_is_not_lost() {
     const SIZE: usize = 6 << 20;
-    let rig = Rig::start(&screen(OFTEN));
+    let rig = Rig::start(&screen(SELDOM));
     let (picture, long) = (noise(SIZE), plain(BINARY, &noise(SIZE)));
     let (mut client, mut pod) = rig.open();
     let small = 64 * 1024;
@@ -240,10 +251,10 @@ fn a_client_that_takes_a_long_frame_slowly_is_not_lost() {
         let read = client.from.read_exact(&mut piece);
         read.unwrap_or_else(|e| panic!("cut off at {} in {:?}: {e}", seen.len(), begun.elapsed()));
         seen.extend(piece);
-        thread::sleep(Duration::from_millis(40));
+        thread::sleep(Duration::from_millis(100));
     }
     assert!(seen[head..] == picture);
-    assert!(begun.elapsed() > EVERY * 6, "too fast to prove anything: {:?}", begun.elapsed());
+    assert!(begun.elapsed() > CALM * 4, "too fast to prove anything: {:?}", begun.elapsed());
     let mut pod = sender.join().unwrap();
     let ping = next(&mut client).expect("it lives on");
     assert_eq!(ping.code, PING);
@@ -270,7 +281,7 @@ fn a_client_that_takes_nothing_is_lost() {
 #[test]
 fn a_client_whose_pod_takes_nothing_is_not_lost() {
     const SIZE: usize = 12 << 20;
-    let rig = Rig::start(&screen(OFTEN));
+    let rig = Rig::start(&screen(SELDOM));
     let (picture, long) = (noise(SIZE), masked(BINARY, &noise(SIZE)));
     let (mut client, mut pod) = rig.open();
     let sender = thread::spawn(move || {
@@ -278,7 +289,7 @@ fn a_client_whose_pod_takes_nothing_is_not_lost() {
         client.send(masked(TEXT, b"all"));
         answering(&mut client)
     });
-    thread::sleep(EVERY * 8);
+    thread::sleep(CALM * 4);
     let got = ignoring(&mut pod).expect("it lives on");
     assert!(got.payload == picture);
     assert_eq!(ignoring(&mut pod).unwrap().payload, b"all");

@@ -6,8 +6,10 @@ use std::thread::{self, JoinHandle};
 use super::rig::{BINARY, Held, Rig, TEXT, frame, masked, plain, read_frame};
 use crate::support::{Client, eventually, noise};
 
-/// One worker, so that whoever is in the way is in everybody's.
-const ONE: &str = "[server]\nthreads = 1\n";
+/// One worker, so that whoever is in the way is in everybody's. Who takes nothing is not given up,
+/// however long all of it lasts.
+const ONE: &str = "[server]\nthreads = 1\n[tunnel]\nuser_timeout = \"10m\"\n\
+    [[route]]\nname = \"websockify\"\ntunnel = { ping = \"0s\" }\n";
 
 /// The same noise for everybody, made once.
 fn piece(number: u64) -> Vec<u8> {
@@ -20,8 +22,9 @@ fn piece(number: u64) -> Vec<u8> {
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 200;
 
-/// Sends numbered pieces, as fast as they are taken.
+/// Sends numbered pieces, as fast as they are taken, and waits for as long as they are not.
 fn flood(mut pod: Held, pieces: usize) -> JoinHandle<Held> {
+    pod.stream.get_ref().set_write_timeout(None).unwrap();
     thread::spawn(move || {
         for n in 0..pieces {
             if pod.stream.get_mut().write_all(&plain(BINARY, &piece(n as u64))).is_err() {
@@ -102,6 +105,7 @@ fn a_stalled_pod_costs_little_and_gets_everything_in_the_end() {
     let rig = Rig::start(ONE);
     rig.warm();
     let (mut client, mut pod) = rig.open();
+    client.stream().set_write_timeout(None).unwrap();
     let before = rig.gateway.rss();
     let flooding = thread::spawn(move || {
         for n in 0..64_u64 {

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use deskgate::auth::Token;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::many::{frame, pods, runtime, upgrade};
-use super::rig::{CLOSE, LATE, PING, allow_descriptors, with_port};
+use super::rig::{CLOSE, LATE, PING, PONG, allow_descriptors, masked, screen, with_port};
 use crate::support::{Gateway, PODS, free_port, pod_listeners, raw, tokens};
 
 /// Tunnels of each token.
@@ -19,7 +20,7 @@ async fn last_word(mut stream: super::many::Stream) -> io::Result<u16> {
     loop {
         match frame(&mut stream).await? {
             (CLOSE, payload) => return Ok(u16::from_be_bytes([payload[0], payload[1]])),
-            (PING, _) => {}
+            (PING, payload) => stream.write_all(&masked(PONG, &payload)).await?,
             (code, _) => panic!("a frame of kind {code} nobody sent"),
         }
     }
@@ -69,7 +70,9 @@ fn a_token_s_a_pod_s_and_all_tunnels_are_told_within_a_second() {
     let (listeners, port) = pod_listeners();
     listeners.into_iter().for_each(|listener| pods(&runtime, listener));
     let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let text = format!("[admin]\nlisten = [\"{admin}\"]\n");
+    // A relay that is not told looks again when the next ping is due, long after it should have.
+    let text =
+        format!("[admin]\nlisten = [\"{admin}\"]\n{}", screen("tunnel = { ping = \"60s\" }"));
     let gateway = Gateway::start(&with_port(&text, port));
     gateway.wait_for_line("admin interface listening");
     allow_descriptors(gateway.pid(), room);

@@ -1,12 +1,11 @@
 //! How the system is told to treat both sockets of a tunnel.
 
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::peers::Library;
-use super::rig::{Program, Rig};
+use super::rig::{LATE, Program, Rig, TEXT, masked};
 use crate::support::{Client, eventually};
 
 /// What the gateway has set at its end of a connection of ours.
@@ -22,13 +21,16 @@ fn policy(sockets: &Value, ours: &TcpStream) -> Value {
 fn sockets(rig: &Rig) -> Value {
     let mut look = Library::Python.command();
     let look = Program::start("look", look.args(["sockets", &rig.gateway.pid().to_string()]));
-    look.report(Duration::from_secs(30))
+    look.report(LATE * 5)
 }
 
 /// `unsent` in bytes, the others in seconds.
 fn both_sides(toml: &str, unsent: u32, user_timeout: u32, keepalive: u32) {
     let rig = Rig::start(toml);
-    let (client, pod) = rig.open();
+    let (mut client, mut pod) = rig.open();
+    // The client has its answer before the sockets are set, and the pod its first word after.
+    client.send(masked(TEXT, b"there?"));
+    assert_eq!(pod.frame().unwrap().payload, b"there?");
     let sockets = sockets(&rig);
     for stream in [client.stream(), pod.stream.get_ref()] {
         let mut policy = policy(&sockets, stream);
@@ -66,11 +68,13 @@ fn clients_have_the_options_of_their_listener_and_of_the_latest_configuration() 
         // It is accepted when it is answered.
         assert_eq!(client.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200);
         let policy = policy(&sockets(&rig), client.stream());
-        assert_eq!((&policy["TCP_NODELAY"], &policy["SO_KEEPALIVE"]), (&json!(1), &json!(1)));
-        (&policy["TCP_USER_TIMEOUT"], &policy["TCP_KEEPIDLE"])
-            == (&json!(seconds * 1000), &json!(seconds))
+        policy["TCP_NODELAY"] == 1
+            && policy["SO_KEEPALIVE"] == 1
+            && policy["TCP_USER_TIMEOUT"] == seconds * 1000
+            && policy["TCP_KEEPIDLE"] == seconds
     };
-    assert!(is_set(17));
+    // Who comes before a worker has begun has no options yet.
+    eventually("clients have the listener's options", || is_set(17).then_some(()));
     rig.gateway.reconfigure_with(|text| text.replace("17s", "23s"));
     eventually("new clients have the new options", || is_set(23).then_some(()));
 }
