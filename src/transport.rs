@@ -7,49 +7,29 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use http::HeaderValue;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
-};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::admission::Seat;
 
+mod for_pingora;
+mod socket_policy;
+mod wire;
+
+pub use socket_policy::SocketPolicy;
+pub use wire::{COPY, Wire};
+
 /// Most bytes that wait for a flush, or until somebody waits for what the other side says: a head and a
 /// small body leave in one packet, and nothing that a slow upstream sent is held back.
 const UNSENT: usize = 1460;
-
-/// Bytes that are copied at once. glibc copies more than that with one instruction, `rep movsb`, which
-/// on some of AMD's processors takes several times as long when the two sides are not aligned alike;
-/// and a TLS record's payload begins five bytes into its memory.
-pub const COPY: usize = 2048;
-
-/// Pieces of [`COPY`] bytes that are encrypted with one call: twelve records of TLS.
-const PIECES: usize = 96;
-
-/// A connection's bare stream.
-#[derive(Debug)]
-pub enum Wire {
-    /// TCP.
-    Plain(TcpStream),
-    /// TLS over TCP, this side being the server.
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// Looks at what a connection reads before its reader does.
 pub trait Inspect: Send + Sync {
@@ -266,134 +246,6 @@ impl fmt::Debug for Transport {
     }
 }
 
-impl Wire {
-    /// The socket under it.
-    #[must_use]
-    pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
-        }
-    }
-
-    /// Has TLS take so many bytes at once that the system does not take yet.
-    pub fn buffer(&mut self, most: usize) {
-        if let Self::Tls(tls) = self {
-            tls.get_mut().1.set_buffer_limit(Some(most));
-        }
-    }
-
-    /// Whether there are records that the system has not taken yet.
-    fn owes(&self) -> bool {
-        self.tls().is_some_and(|tls| tls.wants_write())
-    }
-
-    fn tls(&self) -> Option<&rustls::ServerConnection> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(tls) => Some(tls.get_ref().1),
-        }
-    }
-}
-
-/// How the sockets of tunnels and clients are set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketPolicy {
-    /// Bytes not yet sent that the system takes before it stops asking for more; 0 leaves it to the
-    /// system. A picture that waits here is late when it arrives.
-    pub unsent: u32,
-    /// Longest time that bytes sent stay unacknowledged.
-    pub user_timeout: Duration,
-    /// Silence after which the system asks whether the peer is alive.
-    pub keepalive: Duration,
-}
-
-impl SocketPolicy {
-    /// For a client of which nothing is known but how long it may take nothing.
-    #[must_use]
-    pub fn of_clients(patience: Duration) -> Self {
-        Self { unsent: 0, user_timeout: patience, keepalive: patience }
-    }
-
-    /// Sets a socket. What the system refuses is not worth a connection: it works, only later.
-    pub fn apply(&self, tcp: &impl AsFd) {
-        const PROBES: u32 = 3;
-        // The system counts in seconds, and refuses none.
-        const LEAST: Duration = Duration::from_secs(1);
-        let socket = SockRef::from(tcp);
-        let keepalive = TcpKeepalive::new().with_time(self.keepalive.max(LEAST));
-        let keepalive = keepalive.with_interval((self.keepalive / 2).max(LEAST));
-        let keepalive = keepalive.with_retries(PROBES);
-        let _ = socket.set_tcp_keepalive(&keepalive);
-        let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
-        if self.unsent > 0 {
-            let _ = socket.set_tcp_notsent_lowat(self.unsent);
-        }
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            // A close without `close_notify` is an end like any other: what comes over it has
-            // lengths of its own, and much software leaves it out.
-            Self::Tls(tls) => {
-                let read = ready!(Pin::new(tls).poll_read(cx, buf));
-                let cut = read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
-                Poll::Ready(if cut { Ok(()) } else { read })
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => {
-                let mut pieces = [IoSlice::new(&[]); PIECES];
-                let both = pieces.iter_mut().zip(buf.chunks(COPY));
-                let count = both.map(|(place, piece)| *place = IoSlice::new(piece)).count();
-                Pin::new(tls).poll_write_vectored(cx, pieces.get(..count).unwrap_or_default())
-            }
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
-    }
-}
-
 impl AsyncRead for Transport {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -456,48 +308,9 @@ impl AsyncWrite for Transport {
     }
 }
 
-#[async_trait]
-impl Shutdown for Transport {
-    async fn shutdown(&mut self) {
-        // It is over either way.
-        let _ = AsyncWriteExt::shutdown(self).await;
-    }
-}
-
-impl UniqueID for Transport {
-    fn id(&self) -> UniqueIDType {
-        self.wire.tcp().as_raw_fd()
-    }
-}
-
-impl Ssl for Transport {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.speaks_http2().then_some(ALPN::H2)
-    }
-}
-
-impl GetTimingDigest for Transport {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Transport {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Transport {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
-    }
-}
-
-impl Peek for Transport {}
-
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     use super::*;
