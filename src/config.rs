@@ -113,7 +113,8 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
-    /// Addresses of the plain HTTP listeners.
+    /// Addresses of the plain HTTP listeners. `[::]` stands for every address of both families, and for those
+    /// of IPv6 alone where one of IPv4 has the same port.
     pub http: Vec<SocketAddr>,
     /// Addresses of the HTTPS listeners.
     pub https: Vec<SocketAddr>,

@@ -40,7 +40,7 @@ pub(crate) mod discovery;
 mod handover;
 mod http2;
 mod lifecycle;
-mod listeners;
+pub(crate) mod listeners;
 mod plain;
 mod pressure;
 mod proxy_protocol;
@@ -278,7 +278,7 @@ fn admin_listeners(config: &Config, shared: bool) -> Result<admin::Listeners, Li
     let mut admin = admin::Listeners::new(token, hosts.clone());
     for address in listen {
         let wrong = |error| ListenError::Address { address: *address, error };
-        let bound = listeners::single(*address, shared).map_err(wrong)?;
+        let bound = listeners::single(*address, listen, shared).map_err(wrong)?;
         admin.tcp(bound).map_err(wrong)?;
     }
     if let Some(path) = socket {

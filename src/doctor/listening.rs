@@ -4,12 +4,13 @@ use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 use super::World;
 use super::ask::{Failure, Question, ask};
 use super::finding::{Finding, LISTENING};
 use super::trust::Noting;
+use crate::server::listeners;
 
 /// Connections that may wait while an address is tried: none is served.
 const BACKLOG: i32 = 1;
@@ -91,7 +92,7 @@ fn vacant(vacancy: Vacancy) -> Finding {
         Vacancy::Excluded => {
             let said = "free, but not together with another address of this configuration";
             let remedy = "leave one of them out: 0.0.0.0 stands for every IPv4 address, and [::] for \
-                          those and every IPv6 address";
+                          every IPv6 address";
             return Finding::problem(LISTENING, said, remedy);
         }
         Vacancy::Refused(kind) => kind,
@@ -115,13 +116,15 @@ fn vacant(vacancy: Vacancy) -> Finding {
 /// Tries each address alone, then all of them in the order in which deskgate listens. The sockets are gone
 /// at once.
 fn vacancies(addresses: &[SocketAddr]) -> Vec<Vacancy> {
-    let alone: Vec<_> = addresses.iter().map(|address| bind(*address).map(drop)).collect();
+    // As deskgate itself begins.
+    let bind = |address: &SocketAddr| listeners::socket(*address, addresses, false);
+    let alone: Vec<_> = addresses.iter().map(|address| bind(address).map(drop)).collect();
     let mut held = Vec::new();
     let vacancy = |(address, alone): (&SocketAddr, Result<()>)| {
         if let Err(error) = alone {
             return Vacancy::Refused(error.kind());
         }
-        match listen(*address) {
+        match bind(address).and_then(listening) {
             Ok(socket) => held.push(socket),
             Err(error) if error.kind() == ErrorKind::AddrInUse => return Vacancy::Excluded,
             Err(error) => return Vacancy::Refused(error.kind()),
@@ -131,17 +134,8 @@ fn vacancies(addresses: &[SocketAddr]) -> Vec<Vacancy> {
     addresses.iter().zip(alone).map(vacancy).collect()
 }
 
-/// As deskgate itself begins.
-fn bind(address: SocketAddr) -> Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
 /// Only a socket that listens excludes others: all of them may reuse an address.
-fn listen(address: SocketAddr) -> Result<Socket> {
-    let socket = bind(address)?;
+fn listening(socket: Socket) -> Result<Socket> {
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
@@ -168,10 +162,10 @@ mod tests {
         assert_eq!(of(&[one, other]), [Free, Free]);
         assert_eq!(of(&[one, one, other]), [Free, Excluded, Free]);
         assert_eq!(of(&[all, one]), [Free, Excluded]);
-        // Both families are taken at once, where there are both.
         let both = IpAddr::from(Ipv6Addr::UNSPECIFIED);
         if of(&[both]) == [Free] {
-            assert_eq!(of(&[all, both]), [Free, Excluded]);
+            assert_eq!(of(&[all, both]), [Free, Free]);
+            assert_eq!(of(&[both, both]), [Free, Excluded]);
         }
         let _held = TcpListener::bind((one, port)).unwrap();
         assert_eq!(of(&[one, other]), [Vacancy::Refused(ErrorKind::AddrInUse), Free]);

@@ -53,17 +53,18 @@ impl Listeners {
     ) -> Result<Self, ListenError> {
         let mut found = Self { sockets: Vec::new(), addresses: Vec::new() };
         found.sockets.resize_with(workers, Vec::new);
+        let all: Vec<_> = addresses.iter().map(|(_, address)| *address).collect();
         for (scheme, address) in addresses {
             let wrong = |error| ListenError::Address { address: *address, error };
             let fits = |(of, at, _): &mut Socket| of == scheme && at == address;
             let mut sockets: Vec<_> = given.extract_if(.., fits).map(|given| given.2).collect();
             if sockets.is_empty() {
                 // Sockets that share a port would also share it with another process, silently.
-                drop(socket(*address, false).map_err(wrong)?);
+                drop(socket(*address, &all, false).map_err(wrong)?);
             }
             let mut bound = *address;
             while sockets.len() < workers {
-                let socket = socket(bound, true).map_err(wrong)?;
+                let socket = socket(bound, &all, true).map_err(wrong)?;
                 socket.listen(BACKLOG).map_err(wrong)?;
                 let listener = TcpListener::from(socket);
                 // Port 0 is a free one, and the same for all.
@@ -93,22 +94,36 @@ impl Listeners {
     }
 }
 
-/// A listening socket for one thread.
+/// A listening socket for one thread, at one of these addresses.
 ///
 /// # Errors
 /// If the address is taken, unless by a process that hands over, or may not be used.
-pub(super) fn single(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+pub(super) fn single(
+    address: SocketAddr,
+    all: &[SocketAddr],
+    shared: bool,
+) -> io::Result<TcpListener> {
     if !shared {
-        drop(socket(address, false)?);
+        drop(socket(address, all, false)?);
     }
-    let socket = socket(address, true)?;
+    let socket = socket(address, all, true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
+/// A socket that is bound to one of these addresses. `[::]` stands for every address of both families, and
+/// for those of IPv6 alone where one of IPv4 has the same port.
+pub(crate) fn socket(
+    address: SocketAddr,
+    all: &[SocketAddr],
+    shared: bool,
+) -> io::Result<socket2::Socket> {
     let socket =
         socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let same_port = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+    if address.is_ipv6() && all.iter().any(same_port) {
+        socket.set_only_v6(true)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
@@ -137,6 +152,27 @@ mod tests {
         assert_eq!(fewer.sockets.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
         let more = Listeners::bind(&first.addresses, 4, first.copies().unwrap()).unwrap();
         assert_eq!(more.sockets.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn both_families_may_be_named() {
+        // It does not listen, so it is in nobody's way, but for those who want any port.
+        let held = socket("127.0.0.1:0".parse().unwrap(), &[], false).unwrap();
+        let port = held.local_addr().unwrap().as_socket().unwrap().port();
+        let [four, six] = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
+        let Ok(both) = Listeners::bind(&[(Scheme::Http, six)], 1, Vec::new()) else {
+            return; // This machine has no IPv6.
+        };
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        drop(both);
+        for addresses in [[four, six], [six, four]] {
+            let addresses = addresses.map(|address| (Scheme::Http, address));
+            let listeners = Listeners::bind(&addresses, 2, Vec::new()).unwrap();
+            assert!(listeners.sockets.iter().all(|sockets| sockets.len() == 2));
+            for host in ["127.0.0.1", "::1"] {
+                std::net::TcpStream::connect((host, port)).unwrap();
+            }
+        }
     }
 
     #[test]
