@@ -160,9 +160,10 @@ mod tests {
         let held = socket("127.0.0.1:0".parse().unwrap(), &[], false).unwrap();
         let port = held.local_addr().unwrap().as_socket().unwrap().port();
         let [four, six] = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
-        let Ok(both) = Listeners::bind(&[(Scheme::Http, six)], 1, Vec::new()) else {
-            return; // This machine has no IPv6.
-        };
+        if TcpListener::bind("[::1]:0").is_err() {
+            return; // This machine has no IPv6, or uses none.
+        }
+        let both = Listeners::bind(&[(Scheme::Http, six)], 1, Vec::new()).unwrap();
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         drop(both);
         for addresses in [[four, six], [six, four]] {
