@@ -41,9 +41,15 @@ const TYPES: [&str; 12] = [
 /// Codings we make, the preferred one first.
 const CODINGS: [&str; 3] = ["zstd", "br", "gzip"];
 
+/// An empty last metablock (RFC 7932 section 9.2). pingora-core 0.9.1 flushes what it encodes with brotli, up to a
+/// whole byte, and does not end it: a strict decoder takes that for a body that was cut off.
+const BROTLI_END: &[u8] = &[0b11];
+
 /// A response that is being compressed.
 pub(super) struct Packing {
     how: ResponseCompressionCtx,
+    /// What the encoder leaves out at the end.
+    missing: &'static [u8],
     _place: SemaphorePermit<'static>,
 }
 
@@ -55,7 +61,11 @@ impl Packing {
 
     /// What is to be sent at the end.
     pub(super) fn end(mut self) -> Option<Bytes> {
-        self.how.response_body_filter(None, true)
+        let rest = self.how.response_body_filter(None, true);
+        if self.missing.is_empty() {
+            return rest;
+        }
+        Some([rest.as_deref().unwrap_or_default(), self.missing].concat().into())
     }
 }
 
@@ -89,8 +99,9 @@ pub(super) fn start(
     let mut changed = ResponseHeader::from(std::mem::replace(head, nothing()));
     how.response_header_filter(&mut changed, false);
     *head = changed.into();
-    let packs = head.headers.contains_key(header::CONTENT_ENCODING);
-    Ok(packs.then_some(Packing { how, _place: place }))
+    let Some(coding) = head.headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
+    let missing = if coding == "br" { BROTLI_END } else { &[] };
+    Ok(Some(Packing { how, missing, _place: place }))
 }
 
 /// The codings of ours that are accepted, best first (RFC 9110 section 12.5.3).
