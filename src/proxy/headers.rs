@@ -207,7 +207,7 @@ pub(super) fn to_client(head: &mut Parts, answer: &Answer<'_>) {
     let keeps = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let connection = head.headers.contains_key(header::CONNECTION);
     let named = |name: &HeaderName| {
-        let mut named = options(&head.headers);
+        let mut named = options(&head.headers).take(MOST_OPTIONS);
         !keeps.contains(name) && named.any(|option| option.eq_ignore_ascii_case(name.as_ref()))
     };
     let inert: Vec<_> = head
@@ -288,6 +288,9 @@ pub(super) fn public_host(head: &RequestHeader, trusted: bool) -> Option<Cow<'_,
     trusted.then(said).flatten().or_else(|| host_of(head))
 }
 
+/// Options of `Connection` that are looked at: each is compared with each header.
+const MOST_OPTIONS: usize = 32;
+
 /// What a connection's own header names.
 fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(header::CONNECTION).iter();
@@ -297,7 +300,6 @@ fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 /// Whether `Connection` names only what a client may have taken off: not what routes the request or
 /// says who asks, and not more than a proxy should have to look at (RFC 9110 section 7.6.1).
 pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
-    const MOST: usize = 32;
     let mut named = options(&head.headers);
     let mut count = 0;
     named.all(|token| {
@@ -305,7 +307,7 @@ pub(super) fn connection_is_sound(head: &RequestHeader) -> bool {
         let is_token = token.is_empty() || HeaderName::from_bytes(token).is_ok();
         let is_host = token.eq_ignore_ascii_case(b"host");
         let speaks = FORWARDED.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()));
-        is_token && !is_host && !speaks && count <= MOST
+        is_token && !is_host && !speaks && count <= MOST_OPTIONS
     })
 }
 
