@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
 use crate::config::Listen;
@@ -29,6 +29,12 @@ pub(super) struct Client {
     pub(super) scheme: &'static str,
 }
 
+/// What the first of the proxies before us says of how the client came.
+pub(super) fn forwarded_scheme(headers: &HeaderMap) -> Option<&[u8]> {
+    let said = headers.get("x-forwarded-proto")?.as_bytes();
+    said.split(|byte| *byte == b',').next().map(<[u8]>::trim_ascii)
+}
+
 impl Client {
     /// Judges a request by its connection and its headers.
     pub(super) fn new(session: &Session, trusted: &[IpNet]) -> Self {
@@ -38,13 +44,10 @@ impl Client {
         let Origin { address, trusted, via } = address::judge(peer, headers, trusted);
         // A trusted proxy's own certificate says nothing of its clients.
         let certificate = remote.certificate.clone().filter(|_| !trusted);
-        let said = || headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
-        let scheme = match if trusted { said() } else { None } {
-            Some(b"http") => "http",
-            Some(b"https") => "https",
-            Some(_) | None if remote.tls => "https",
-            Some(_) | None => "http",
-        };
+        let said = forwarded_scheme(headers).filter(|_| trusted);
+        let is = |scheme: &[u8]| said.is_some_and(|said| said.eq_ignore_ascii_case(scheme));
+        let secure = is(b"https") || (remote.tls && !is(b"http"));
+        let scheme = if secure { "https" } else { "http" };
         let peer = peer.map(|peer| peer.to_canonical());
         Self { address, peer, via, trusted, certificate, scheme }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use pingora::http::RequestHeader;
 
-use super::client::Client;
+use super::client::{Client, forwarded_scheme};
 use super::headers;
 pub(crate) use super::headers::is_valid_host;
 use super::rooms::{Rooms, path_and_query};
@@ -43,8 +43,8 @@ pub(super) fn to_https(rooms: &Rooms, head: &RequestHeader, client: &Client) -> 
 /// Whether the client may have come over TLS to somebody before us: a redirect would lead it here
 /// again, for ever. What a stranger says counts as well; whoever lies only hides from the redirect.
 fn is_unsure(headers: &HeaderMap, trusted: bool) -> bool {
-    match headers.get("x-forwarded-proto") {
-        Some(said) => said.as_bytes().eq_ignore_ascii_case(b"https"),
+    match forwarded_scheme(headers) {
+        Some(said) => said.eq_ignore_ascii_case(b"https"),
         None => trusted,
     }
 }
@@ -106,6 +106,8 @@ mod tests {
             (Some("http"), true, false),
             (Some("http"), false, false),
             (Some("https"), true, true),
+            (Some("HTTPS , http"), true, true),
+            (Some("http, https"), true, false),
             (Some("HTTPS"), false, true),
         ] {
             let mut headers = HeaderMap::new();
