@@ -108,16 +108,18 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
     descriptors::raise(config.limits.connections);
     let Built { rooms, tls } = built;
     let tls = acceptors(tls)?;
-    let taken = match &config.server.handover {
-        Some(path) => Taken::from(path).map_err(ListenError::Handover)?,
-        None => None,
-    };
+    let taken = config.server.handover.as_deref().map(Taken::from).transpose();
+    let taken = taken.map_err(ListenError::Handover)?.flatten();
     let (given, giver) = taken.map_or_else(Default::default, Taken::split);
     let listeners = Listeners::bind(&addresses(config, tls.is_some()), workers, given)?;
     let copies = match &config.server.handover {
         Some(_) => listeners.copies().map_err(ListenError::Handover)?,
         None => Vec::new(),
     };
+    // Before the first thread that serves: a span belongs to each request or to none. And before the
+    // operators' socket, which takes the place of a running process's.
+    let _spans = collector::start(&config.tracing, &config.server.node_name)
+        .map_err(ListenError::Tracing)?;
     let admin = admin_listeners(config, giver.is_some())?;
     for line in rooms.authenticator.describe_keys() {
         info!(key = line, "key loaded");
@@ -128,9 +130,6 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         Signals::receive(source.is_some()).map_err(ListenError::Thread)?
     };
     let mut runtimes = vec![control.handle().clone()];
-    // Before the first thread that serves: a span belongs to each request or to none.
-    let _spans = collector::start(&config.tracing, &config.server.node_name)
-        .map_err(ListenError::Tracing)?;
     let in_flight = InFlight::default();
     name_counters(in_flight.metrics(), &rooms);
     let tunnels = Registry::counting(in_flight.metrics().clone());
@@ -161,6 +160,8 @@ pub fn run(built: Built, layered: &Layered, source: Option<Source>) -> Result<()
         drop(timeout(LAST_LINES, closed(ends)).await);
         Ok::<_, ListenError>(())
     })?;
+    // What blocks a thread (a name that is looked up, a process that takes nothing) is not waited for.
+    control.shutdown_background();
     info!("stopped");
     Ok(())
 }

@@ -9,15 +9,17 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::geteuid;
 use tokio::net::UnixListener;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -56,13 +58,18 @@ impl Taken {
     /// process.
     ///
     /// # Errors
-    /// If there is one and it does not give them.
+    /// If there is one and it does not give them, or something else is at the path.
     pub(super) fn from(path: &Path) -> io::Result<Option<Self>> {
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+            let text = format!("{} is no socket, and would be replaced by one", path.display());
+            return Err(io::Error::other(text));
+        }
         let from = match UnixStream::connect(path) {
             Ok(from) => from,
             Err(error) if is_nobody(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
+        is_ours(&from)?;
         from.set_read_timeout(Some(PATIENCE))?;
         from.set_write_timeout(Some(PATIENCE))?;
         let (text, descriptors) = receive(&from)?;
@@ -71,7 +78,11 @@ impl Taken {
             let (scheme, address) = line.split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
             let scheme = Scheme::from_name(scheme).ok_or(io::ErrorKind::InvalidData)?;
             let address = address.parse().map_err(|_| io::ErrorKind::InvalidData)?;
-            sockets.push((scheme, address, TcpListener::from(descriptor)));
+            let socket = TcpListener::from(descriptor);
+            if socket.local_addr()? != address {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            sockets.push((scheme, address, socket));
         }
         Ok(Some(Self { sockets, giver: Giver(from) }))
     }
@@ -88,6 +99,16 @@ impl Giver {
         // If it is gone, it needs no telling.
         let _ = self.0.write_all(READY);
     }
+}
+
+/// Whether the other side is a process of this user, or the system's: a stranger is neither given sockets,
+/// with which it could take connections, nor are its own served.
+fn is_ours(other: &UnixStream) -> io::Result<()> {
+    let uid = socket_peercred(other)?.uid;
+    if uid == geteuid() || uid.is_root() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "the process there is another user's"))
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -116,6 +137,18 @@ fn receive(from: &UnixStream) -> io::Result<(String, Vec<OwnedFd>)> {
     Ok((text, descriptors))
 }
 
+/// Whether so many sockets can be handed over.
+///
+/// # Errors
+/// If they are too many for one message.
+pub(super) fn can_give(count: usize) -> io::Result<()> {
+    if count > MOST {
+        let why = format!("{count} sockets are too many to hand over: at most {MOST}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    Ok(())
+}
+
 /// Offers sockets until another process serves them.
 pub(super) struct Offer {
     path: PathBuf,
@@ -130,11 +163,6 @@ impl Offer {
     /// # Errors
     /// If nothing can be made at the path.
     pub(super) fn at(path: &Path, sockets: Vec<Socket>) -> io::Result<Self> {
-        if sockets.len() > MOST {
-            let why =
-                format!("{} sockets are too many to hand over: at most {MOST}", sockets.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -170,6 +198,7 @@ impl Offer {
 
 /// Gives the sockets, and waits until they are served.
 fn give(mut to: &UnixStream, sockets: &[Socket]) -> io::Result<()> {
+    is_ours(to)?;
     to.set_nonblocking(false)?;
     to.set_read_timeout(Some(PATIENCE))?;
     to.set_write_timeout(Some(PATIENCE))?;
@@ -212,5 +241,19 @@ mod tests {
         });
         offer.taken().await;
         taking.await.unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Taken::from(file.path()).err().unwrap();
+        assert!(error.to_string().contains("is no socket"), "{error}");
+        assert!(file.path().exists());
+    }
+
+    #[test]
+    fn only_what_fits_a_message_can_be_given() {
+        assert!(can_give(MOST).is_ok());
+        assert!(can_give(MOST + 1).unwrap_err().to_string().contains("251 sockets"));
     }
 }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use socket2::{Domain, Protocol, Type};
 
 use super::ListenError;
-use super::handover::Socket;
+use super::handover::{Socket, can_give};
 
 /// Connections that wait to be accepted, per socket; the kernel lowers it to its own limit.
 const BACKLOG: i32 = 4096;
@@ -45,7 +45,8 @@ impl Listeners {
     /// they fit, all of them: a queue that nobody serves would swallow connections.
     ///
     /// # Errors
-    /// If an address is taken or may not be used.
+    /// If an address is taken or may not be used, or if the other process serves one that is not among these: it
+    /// would stop, and nobody serve there.
     pub(super) fn bind(
         addresses: &[(Scheme, SocketAddr)],
         workers: usize,
@@ -78,14 +79,25 @@ impl Listeners {
             }
             found.addresses.push((*scheme, bound));
         }
-        Ok(found)
+        match given.first() {
+            None => Ok(found),
+            Some((scheme, address, _)) => {
+                let scheme = scheme.name();
+                let text = format!(
+                    "the running process also serves {scheme} {address}, and this one would not \
+                     (https needs a certificate)"
+                );
+                Err(ListenError::Handover(io::Error::other(text)))
+            }
+        }
     }
 
     /// The same sockets once more, to hand over.
     ///
     /// # Errors
-    /// If the process has no descriptor left.
+    /// If the process has no descriptor left, or they are too many.
     pub(super) fn copies(&self) -> io::Result<Vec<Socket>> {
+        can_give(self.sockets.iter().map(Vec::len).sum())?;
         let mut copies = Vec::new();
         for (scheme, socket) in self.sockets.iter().flatten() {
             copies.push((*scheme, socket.local_addr()?, socket.try_clone()?));
@@ -152,6 +164,22 @@ mod tests {
         assert_eq!(fewer.sockets.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
         let more = Listeners::bind(&first.addresses, 4, first.copies().unwrap()).unwrap();
         assert_eq!(more.sockets.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_given_socket_that_nobody_would_serve_is_refused() {
+        let free = "127.0.0.1:0".parse().unwrap();
+        let both = [(Scheme::Http, free), (Scheme::Https, free)];
+        let first = Listeners::bind(&both, 1, Vec::new()).unwrap();
+        let [http, https] = first.addresses[..] else { unreachable!() };
+        for served in [http, https] {
+            let next = Listeners::bind(&[served], 1, first.copies().unwrap());
+            let error = next.err().unwrap().to_string();
+            let other = if served == http { https } else { http };
+            let named = format!("{} {}", other.0.name(), other.1);
+            assert!(error.contains(&named), "{error}");
+        }
+        assert!(Listeners::bind(&[http, https], 1, first.copies().unwrap()).is_ok());
     }
 
     #[test]
