@@ -59,6 +59,11 @@ impl Buckets {
         for _ in 0..TRIES {
             let next = full.max(now) + cost;
             let debt = next - now;
+            if debt > most.saturating_add(cost) {
+                // Of a rate that was slower: no more is owed than this one allows.
+                let _ = slot.full.compare_exchange(full, now + most, Relaxed, Relaxed);
+                return Err(Duration::from_micros(cost));
+            }
             if debt > most {
                 return Err(Duration::from_micros(debt - most));
             }
@@ -127,6 +132,16 @@ mod tests {
             assert!(charge(at(60)).is_ok(), "no more than a burst is saved up");
         }
         assert!(charge(at(60)).is_err());
+    }
+
+    #[test]
+    fn who_owes_by_a_slower_rate_owes_no_more_than_a_burst_of_a_quicker_one() {
+        let buckets = Buckets::default();
+        let slow = Rate { per_minute: 1, burst: 600 };
+        while buckets.charge(1, slow, 1, at(10)).is_ok() {}
+        assert_eq!(buckets.charge(1, RATE, 1, at(10)), Err(at(1)));
+        assert_eq!(buckets.charge(1, RATE, 1, at(10)), Err(at(1)));
+        assert!(buckets.charge(1, RATE, 1, at(11)).is_ok());
     }
 
     #[test]
