@@ -246,6 +246,9 @@ async fn first_bytes(
     grace: Duration,
 ) -> bool {
     read.reserve(HEAD_BUFFER);
+    // Without keep-alive the first request is waited for all the same.
+    let first = !grace.is_zero() && listen.keepalive.is_zero();
+    let patience = if first { listen.header_timeout } else { listen.keepalive };
     let closed = async {
         drop(stage.wait_for(|stage| *stage > Stage::Serving).await);
         if !grace.is_zero() {
@@ -254,7 +257,7 @@ async fn first_bytes(
     };
     tokio::select! {
         biased;
-        first = transport.read_within(listen.keepalive, read) => matches!(first, Ok(Ok(1..))),
+        first = transport.read_within(patience, read) => matches!(first, Ok(Ok(1..))),
         () = closed => false,
     }
 }
