@@ -18,12 +18,14 @@ pub mod env;
 mod layers;
 mod limits;
 mod lint;
+mod network;
 mod origin;
 mod ports;
 mod rows;
 
 pub use limits::{Admission, Origins, Overload, Rate};
 pub use lint::warnings;
+pub use network::is_mapped;
 pub use origin::{Fault, Layered, Origin};
 pub use ports::PortRange;
 pub use rows::{

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Admission;
 use super::origin::Policy;
-use crate::config::Config;
+use crate::config::{Config, is_mapped};
 
 impl Admission {
     /// What a configuration says, with the counts of the one before.
@@ -36,13 +36,23 @@ impl Admission {
                     .push((format!("overload.{key}"), format!("{share} is more than 100 percent")));
             }
         }
+        let listen = &config.listen;
+        for (key, networks) in [
+            ("limits.exempt", &limits.exempt),
+            ("listen.trusted_proxies", &listen.trusted_proxies),
+            ("listen.proxy_protocol", &listen.proxy_protocol),
+        ] {
+            for network in networks.iter().filter(|network| is_mapped(network)) {
+                let why = format!("{network} is an IPv4-mapped network: write it as IPv4");
+                faults.push((key.to_owned(), why));
+            }
+        }
         let origins = Policy::new(&config.origins)
             .map_err(|why| faults.push(("origins.allow".to_owned(), why)));
         let Ok(origins) = origins else { return Err(faults) };
         if !faults.is_empty() {
             return Err(faults);
         }
-        let listen = &config.listen;
         let exempt =
             limits.exempt.iter().chain(&listen.trusted_proxies).chain(&listen.proxy_protocol);
         Ok(Self {

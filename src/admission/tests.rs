@@ -178,12 +178,15 @@ fn memory_decides_on_tunnels_first_and_then_on_requests() {
 #[test]
 fn what_makes_no_sense_is_named_by_its_key() {
     let faults = try_configured(
-        "[limits]\nfailures = { burst = 0 }\n[overload]\nno_tunnels = 101\n\
+        "[limits]\nfailures = { burst = 0 }\nexempt = [\"::ffff:10.0.0.0/104\"]\n\
+         [listen]\ntrusted_proxies = [\"::ffff:10.1.0.0/112\"]\n[overload]\nno_tunnels = 101\n\
          [origins]\nallow = [\"portal\"]\n",
         None,
     );
     let keys: Vec<_> = faults.unwrap_err().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, ["limits.failures.burst", "overload.no_tunnels", "origins.allow"]);
+    let named = ["limits.failures.burst", "overload.no_tunnels"];
+    let networks = ["limits.exempt", "listen.trusted_proxies"];
+    assert_eq!(keys, [&named[..], &networks[..], &["origins.allow"]].concat());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Error;
+use crate::config::is_mapped;
 
 /// Longest text looked at: a DNS name of 253 characters and its final dot (RFC 1035 section 3.1).
 const MAX_TEXT: usize = 254;
@@ -236,15 +237,6 @@ fn is_label(label: &str) -> bool {
     let ends = !label.starts_with('-') && !label.ends_with('-');
     let bytes = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     (1..=63).contains(&label.len()) && ends && bytes
-}
-
-fn is_mapped(network: &IpNet) -> bool {
-    match network {
-        IpNet::V4(_) => false,
-        IpNet::V6(network) => {
-            network.prefix_len() >= 96 && network.network().to_ipv4_mapped().is_some()
-        }
-    }
 }
 
 #[cfg(test)]
