@@ -68,6 +68,18 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
+fn without_keep_alive_the_first_request_is_waited_for() {
+    let site = Site::configured("[listen]\nkeepalive = \"0s\"\n");
+    let mut late = site.client();
+    // Time in which the gateway has seen it, and others come and go.
+    for _ in 0..20 {
+        assert_eq!(site.get("/healthz", "").status, 200);
+    }
+    assert_eq!(late.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200);
+    assert_eq!(late.rest(), b"", "it is closed after that");
+}
+
+#[test]
 fn a_client_may_ask_for_the_end_on_any_connection_line() {
     let site = Site::start();
     for lines in ["close", "keep-alive\r\nConnection: close", "x\r\nConnection: y, Close"] {
