@@ -167,7 +167,9 @@ fn of_connection(error: &PingoraError) -> Option<Problem> {
             ErrorType::ReadError
             | ErrorType::WriteError
             | ErrorType::WriteTimedout
-            | ErrorType::ConnectionClosed,
+            | ErrorType::ConnectionClosed
+            // A stream that its client has reset, or whose connection is over.
+            | ErrorType::H2Error,
         ) => return None,
         (ErrorSource::Downstream, _) => {
             problem(StatusCode::BAD_REQUEST, "bad_request", "The request is not valid.")

@@ -92,9 +92,12 @@ pub(super) async fn serve(
                 });
             }
             Ok(Some(H2Accept::Rejected)) => malformed += 1,
-            Ok(None) | Err(_) => return,
+            Ok(None) | Err(_) => break,
         }
     }
+    // Requests under way learn of it by this, and their lines say how far they came.
+    drop(connection);
+    drop(timeout(GOODBYE, async { while requests.join_next().await.is_some() {} }).await);
 }
 
 fn options(listen: &Listen) -> H2Options {

@@ -1,3 +1,4 @@
+use std::io::Read;
 use std::time::Instant;
 
 use super::rig::{
@@ -5,6 +6,9 @@ use super::rig::{
     block, frame, literal, request,
 };
 use crate::support::{SOON, echo, eventually};
+
+/// The stream is not needed any more (RFC 9113 section 7).
+const CANCEL: u32 = 8;
 
 /// Names of settings (RFC 9113 section 6.5.2).
 const INITIAL_WINDOW: u16 = 4;
@@ -105,6 +109,40 @@ fn a_connection_that_is_not_used_is_told_that_it_ends() {
     let server = Server::start("[listen]\nkeepalive = \"1s\"\n", 1000);
     let mut connection = server.connect(&[]);
     assert_eq!(connection.ending(), Some(0));
+}
+
+#[test]
+fn a_client_that_goes_is_told_from_one_that_errs() {
+    // The beginning of an answer, and nothing more.
+    let server = Server::answering("", |exchange| {
+        if exchange.target() == "/API/begun" {
+            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun");
+        }
+        drop(exchange.from.read(&mut [0]));
+    });
+    for (target, status) in [("/API/awaited", 499), ("/API/begun", 200)] {
+        for resets in [true, false] {
+            let before = server.site.gateway.access(target).len();
+            let mut connection = server.connect(&[]);
+            connection.send(&request(1, target, END_STREAM));
+            if status == 200 {
+                assert_eq!(connection.status(1), Some(200));
+            } else {
+                eventually("it is asked", || {
+                    (server.site.pyos.seen().len() > before).then_some(())
+                });
+            }
+            if resets {
+                connection.send(&frame(RST_STREAM, 0, 1, &CANCEL.to_be_bytes()));
+            } else {
+                drop(connection);
+            }
+            let line =
+                eventually("its line", || server.site.gateway.access(target).get(before).cloned());
+            let said = (line["status"].as_u64(), line["reason"].as_str());
+            assert_eq!(said, (Some(status), Some("client_gone")), "{resets}: {line}");
+        }
+    }
 }
 
 #[test]
