@@ -278,6 +278,21 @@ fn what_an_answers_connection_names_stays_here_but_for_what_frames_it() {
 }
 
 #[test]
+fn no_more_options_of_an_answer_are_looked_at_than_of_a_request() {
+    let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
+    let route = table.iter().find(|route| route.row.name == "pyos").unwrap();
+    let answer = Answer { route, scheme: "http", public: None, sent: "pyos", prefix: None };
+    for (others, stays) in [(MOST_OPTIONS - 1, false), (MOST_OPTIONS, true)] {
+        let (mut head, ()) = http::Response::new(()).into_parts();
+        let options = format!("{}x-mine", "other, ".repeat(others));
+        head.headers.insert("connection", options.parse().unwrap());
+        head.headers.insert("x-mine", HeaderValue::from_static("1"));
+        to_client(&mut head, &answer);
+        assert_eq!(head.headers.contains_key("x-mine"), stays, "{others}");
+    }
+}
+
+#[test]
 fn static_content_gets_the_security_headers_that_it_has_not() {
     let table = Table::new(&Config::from_text("empty", "").unwrap()).unwrap();
     let answer = Answer {
