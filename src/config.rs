@@ -134,7 +134,8 @@ pub struct Listen {
     /// `max-age` of `Strict-Transport-Security` (RFC 6797) on answers over https; 0 leaves it out.
     #[serde(with = "humantime_serde")]
     pub hsts: Duration,
-    /// How long an idle client connection is kept open for another request.
+    /// How long an idle client connection is kept open for another request. 0 for none; then the first is waited
+    /// for as long as for its head (`header_timeout`).
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,
     /// Longest time for a request's whole head, from its first byte.
