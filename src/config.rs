@@ -30,7 +30,7 @@ pub use origin::{Fault, Layered, Origin};
 pub use ports::PortRange;
 pub use rows::{
     Backend, CookieRule, HeaderSet, HostRule, Lifetime, Limits, Match, QueryRule, Refusal, Route,
-    Timeouts, TokenPlace, Tunnel,
+    Timeouts, TokenPlace, Tunnel, WebSocket,
 };
 
 /// The shipped configuration, complete and commented: what runs when nothing else is given.

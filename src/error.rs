@@ -82,6 +82,12 @@ pub enum Error {
     /// The request line is too long.
     #[error("request line too long")]
     TargetTooLong,
+    /// The address takes only WebSocket upgrades.
+    #[error("not an upgrade")]
+    UpgradeRequired,
+    /// A script for a worker that would stand between the browser and other pages than the desktop's.
+    #[error("service worker of a desktop")]
+    WorkerRefused,
     /// The upstream could not be found or reached, or its answer is unusable.
     #[error("upstream: {0}")]
     Upstream(#[from] upstream::Error),
@@ -131,7 +137,7 @@ impl From<Error> for Box<PingoraError> {
 
 impl Error {
     /// The reasons that are this room's own, for metrics.
-    pub const OWN_REASONS: [&'static str; 24] = [
+    pub const OWN_REASONS: [&'static str; 26] = [
         "bad_request",
         "body_too_large",
         "body_too_slow",
@@ -156,6 +162,8 @@ impl Error {
         "post_only",
         "request_timeout",
         "target_too_long",
+        "upgrade_required",
+        "worker_refused",
     ];
 
     /// The short, fixed name of a failure, for logs and metrics.
@@ -184,6 +192,8 @@ impl Error {
             Self::PortRefused => "port_refused",
             Self::TargetTooLong => "target_too_long",
             Self::MethodRefused => "method_refused",
+            Self::UpgradeRequired => "upgrade_required",
+            Self::WorkerRefused => "worker_refused",
             Self::Upstream(error) => error.reason(),
         }
     }

@@ -34,7 +34,11 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         // Half of an answer went out: only closing tells the client that it is incomplete.
         return Ok(false);
     }
-    if !session.is_body_over() || problem.status == StatusCode::BAD_REQUEST {
+    let upgrade = session.request().headers.contains_key(header::UPGRADE);
+    let is_bad = problem.status == StatusCode::BAD_REQUEST;
+    // What follows an upgrade to something else may be no HTTP.
+    let is_other = problem.status == StatusCode::UPGRADE_REQUIRED && upgrade;
+    if !session.is_body_over() || is_bad || is_other {
         session.close_after();
     }
     let (content_type, body) = if navigates(session.request()) {
@@ -45,7 +49,7 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
     let mut head = own_head(problem.status);
     let headers = &mut head.headers;
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if session.request().headers.contains_key(header::UPGRADE) {
+    if upgrade {
         // RFC 6455 section 4.4; also how one sees from outside that the upgrade came this far.
         headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
@@ -56,6 +60,9 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
             _ => "GET, HEAD",
         };
         headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+    }
+    if problem.status == StatusCode::UPGRADE_REQUIRED && !session.is_http2() {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     if problem.after > 0 {
         headers.insert(header::RETRY_AFTER, problem.after.into());

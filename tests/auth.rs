@@ -174,19 +174,20 @@ fn the_token_is_found_only_where_its_route_looks() {
     let site = Site::start();
     let t = tokens::valid(PODS[0]);
     let port = site.port;
+    // A good token that asks for no WebSocket where nothing else is served gets 426.
     for (target, header, status) in [
-        (format!("/websockify?{t}"), "", 200),
-        (format!("/websockify?jwt_token={t}"), "", 200),
-        (format!("/websockify?JWT_TOKEN={t}"), "", 200),
-        (format!("/websockify?a=1&jwt_token={t}"), "", 200),
-        (format!("/websockify?jwt_token={t}&jwt_token=xx"), "", 200),
+        (format!("/websockify?{t}"), "", 426),
+        (format!("/websockify?jwt_token={t}"), "", 426),
+        (format!("/websockify?JWT_TOKEN={t}"), "", 426),
+        (format!("/websockify?a=1&jwt_token={t}"), "", 426),
+        (format!("/websockify?jwt_token={t}&jwt_token=xx"), "", 426),
         (format!("/websockify?jwt_token=xx&jwt_token={t}"), "", 401),
         (format!("/websockify?jwt_token=Bearer%20{t}"), "", 401),
         (format!("/websockify?{t}&x=1"), "", 401),
         ("/websockify?jwt_token=".to_owned(), "", 401),
         (format!("/websockify?jwt%5Ftoken={t}"), "", 401),
-        (format!("/broadcast?jwt_token={t}"), "", 200),
-        (format!("/terminals/12?{t}"), "", 200),
+        (format!("/broadcast?jwt_token={t}"), "", 426),
+        (format!("/terminals/12?{t}"), "", 426),
         (format!("/terminals/12?jwt_token={t}"), "", 401),
         (format!("/filer?{t}"), "", 401),
         (format!("/filer?jwt_token={t}"), "", 401),

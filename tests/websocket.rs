@@ -310,7 +310,7 @@ fn a_malformed_upgrade_is_refused() {
     for bad in [
         good.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""),
         good.replace("GET ", "POST "),
-        good.replace("Upgrade: websocket", "Upgrade: h2c"),
+        good.replace("Upgrade: websocket", "Upgrade: h2c, websocket"),
         good.replace("Connection: Upgrade\r\n", ""),
         good.replace("Connection: Upgrade", "Connection: close"),
         good.replace("HTTP/1.1", "HTTP/1.0"),

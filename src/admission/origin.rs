@@ -1,4 +1,5 @@
-//! Which pages may open a tunnel: cross-site WebSocket hijacking ends here (RFC 6455 section 10.2).
+//! Which pages may open a tunnel, or lead a browser to a page of a desktop: cross-site WebSocket hijacking
+//! ends here (RFC 6455 section 10.2), and so do links to what another user wrote.
 //!
 //! The check is about pages in a user's browser. They choose no header of an upgrade: `Origin` and
 //! `Sec-Fetch-Site` are the browser's, and every `X-Forwarded-*` comes from a proxy in between. So
@@ -37,6 +38,18 @@ pub struct Asked<'a> {
     pub forwarded: Option<&'a str>,
     /// Whether there is one of [`PROXY_HEADERS`].
     pub proxied: bool,
+}
+
+/// What a browser says of a plain request: who led it here. Programs that are no browser say nothing, nor do
+/// browsers at an address without TLS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Visit<'a> {
+    /// Whether the answer becomes a page, in a window or a frame (`Sec-Fetch-Mode`).
+    pub navigates: bool,
+    /// `Sec-Fetch-Site` (Fetch Metadata): `none` is the user's own doing.
+    pub site: Option<&'a str>,
+    /// `Referer`.
+    pub referer: Option<&'a str>,
 }
 
 /// The origins that are allowed besides the host's own.
@@ -86,6 +99,16 @@ impl Policy {
             Some(_) | None => parse(&origin).is_some_and(|origin| asked.is_own(&origin)),
         };
         if listed || own() { Ok(()) } else { Err(Foreign::CrossOrigin) }
+    }
+
+    /// Whether a browser may be led to a page of a desktop.
+    ///
+    /// # Errors
+    /// If a page of another origin leads there that is not listed.
+    pub fn judge_visit(&self, visit: &Visit<'_>) -> Result<(), Foreign> {
+        let foreign = visit.navigates && matches!(visit.site, Some("cross-site" | "same-site"));
+        let listed = || visit.referer.and_then(origin_of).is_some_and(|o| self.allow.contains(&o));
+        if self.off || !foreign || listed() { Ok(()) } else { Err(Foreign::CrossOrigin) }
     }
 }
 
@@ -138,6 +161,13 @@ fn parse(origin: &str) -> Option<Place<'_>> {
     }
     let (name, port) = split(host);
     Some(Place { name, port: port.unwrap_or(default) })
+}
+
+/// The origin of an address, in lower case.
+fn origin_of(address: &str) -> Option<String> {
+    let (scheme, rest) = address.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next()?;
+    Some(format!("{scheme}://{host}").to_ascii_lowercase())
 }
 
 /// A host and its port.
@@ -268,6 +298,28 @@ mod tests {
         assert_eq!(policy(&[], false).judge(&asked), Err(Foreign::NoOrigin));
         let stripped = Asked { site: Some("cross-site"), ..asked };
         assert_eq!(policy(&[], true).judge(&stripped), Err(Foreign::NoOrigin));
+    }
+
+    #[test]
+    fn a_page_of_another_origin_leads_to_no_desktop() {
+        let policy = policy(&["https://portal.example"], true);
+        let visit = |site, referer| Visit { navigates: true, site, referer };
+        for site in [Some("same-origin"), Some("none"), None] {
+            assert!(policy.judge_visit(&visit(site, None)).is_ok(), "{site:?}");
+        }
+        for site in ["cross-site", "same-site"].map(Some) {
+            for referer in [None, Some("https://evil.example/https://portal.example/")] {
+                let judged = policy.judge_visit(&visit(site, referer));
+                assert_eq!(judged, Err(Foreign::CrossOrigin), "{site:?} {referer:?}");
+            }
+            for listed in ["https://portal.example/", "https://Portal.example/a?b#c"] {
+                assert!(policy.judge_visit(&visit(site, Some(listed))).is_ok(), "{listed}");
+            }
+            let part = Visit { navigates: false, site, referer: None };
+            assert!(policy.judge_visit(&part).is_ok());
+        }
+        let off = Policy::new(&Origins { check: false, allow: vec![], absent: true }).unwrap();
+        assert!(off.judge_visit(&visit(Some("cross-site"), None)).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `deskgate routes`.
 
-use deskgate::config::{Backend, Match, Route, TokenPlace};
+use deskgate::config::{Backend, Match, Route, TokenPlace, WebSocket};
 
 use super::{ConfigArgument, Failure, say};
 
@@ -41,7 +41,11 @@ fn row(route: &Route) -> String {
     format!(
         "| {} | {path} | {token} | {backend} | {} | {} | {} |\n",
         route.name,
-        if route.websocket { "yes" } else { "" },
+        match route.websocket {
+            WebSocket::Never => "",
+            WebSocket::Allowed => "yes",
+            WebSocket::Only => "only",
+        },
         route.limits.body,
         humantime::format_duration(route.timeouts.read),
     )

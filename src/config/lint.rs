@@ -48,7 +48,7 @@ pub fn warnings(layered: &Layered) -> Vec<(String, String)> {
 
 fn warn_of_routes(config: &Config, warn: &mut impl FnMut(&str, String)) {
     for route in &config.routes {
-        if route.websocket && route.timeouts.idle < SHORTEST_TUNNEL_IDLE {
+        if route.websocket.is_taken() && route.timeouts.idle < SHORTEST_TUNNEL_IDLE {
             let key = format!("route.{}.timeouts.idle", route.name);
             warn(&key, "shorter than 90 s: idle desktops will be cut".to_owned());
         }

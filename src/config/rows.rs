@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::PortRange;
 
@@ -33,7 +33,8 @@ pub struct Route {
     /// Which of the named header sets applies.
     #[serde(default = "Route::default_headers")]
     pub headers: String,
-    /// What becomes of cookies that the backend sets. None: those of desktops stay here, others pass.
+    /// What becomes of cookies, the browser's and those that the backend sets. None: none to and from
+    /// desktops, all others pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cookies: Option<CookieRule>,
     /// Whether responses may be compressed on the way to the client.
@@ -42,9 +43,9 @@ pub struct Route {
     /// For files: the file that answers, with 200, for paths at which there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,
-    /// Whether WebSocket upgrades are allowed.
+    /// Whether WebSocket upgrades are allowed, or asked for.
     #[serde(default)]
-    pub websocket: bool,
+    pub websocket: WebSocket,
     /// Tunnels, where upgrades are allowed.
     #[serde(default)]
     pub tunnel: Tunnel,
@@ -147,14 +148,63 @@ pub enum QueryRule {
     Drop,
 }
 
-/// What becomes of the cookies in responses.
+/// What becomes of cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CookieRule {
-    /// The browser gets them.
+    /// They pass, both ways.
     Pass,
-    /// They stay here: a cookie of a pod would be one of the whole site.
+    /// They stay where they are: a cookie of a pod would be one of the whole site, and a cookie of the
+    /// site is none of the pod's business.
     Strip,
+}
+
+/// Which requests a row takes: `false`, `true` or `"only"` in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WebSocket {
+    /// An upgrade is ignored.
+    #[default]
+    Never,
+    /// Upgrades and plain requests.
+    Allowed,
+    /// Upgrades; a plain request is refused (426).
+    Only,
+}
+
+impl WebSocket {
+    /// Whether an upgrade is taken.
+    #[must_use]
+    pub fn is_taken(self) -> bool {
+        self != Self::Never
+    }
+}
+
+impl Serialize for WebSocket {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Never => serializer.serialize_bool(false),
+            Self::Allowed => serializer.serialize_bool(true),
+            Self::Only => serializer.serialize_str("only"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WebSocket {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "expected true, false or \"only\"";
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected true, false or \"only\"")]
+        enum Raw {
+            Allowed(bool),
+            Word(String),
+        }
+        match Raw::deserialize(deserializer)? {
+            Raw::Allowed(true) => Ok(Self::Allowed),
+            Raw::Allowed(false) => Ok(Self::Never),
+            Raw::Word(word) if word == "only" => Ok(Self::Only),
+            Raw::Word(_) => Err(de::Error::custom(EXPECTED)),
+        }
+    }
 }
 
 /// The `Host` header that an upstream sees.

@@ -118,6 +118,12 @@ pub fn put(out: &mut BytesMut, head: &Parts, keep: Option<bool>) {
         date::with_now(|now| put_value(out, now.as_bytes()));
         out.extend_from_slice(b"Connection");
         put_value(out, if keep { b"keep-alive" } else { b"close" });
+        if head.status == StatusCode::UPGRADE_REQUIRED && head.headers.contains_key(header::UPGRADE)
+        {
+            // What may be upgraded is this connection (RFC 9110 section 7.8).
+            out.extend_from_slice(b"Connection");
+            put_value(out, b"upgrade");
+        }
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -46,7 +46,7 @@ impl Context {
     pub(super) fn explains(&self, session: &Session) -> bool {
         let head = session.request();
         let route = self.route.as_ref().map(|route| &route.row);
-        route.is_some_and(|row| row.websocket && row.tunnel.refusal == Refusal::Close)
+        route.is_some_and(|row| row.websocket.is_taken() && row.tunnel.refusal == Refusal::Close)
             && head.headers.contains_key(header::ORIGIN)
             && headers::is_websocket_upgrade(head) == Some(true)
             && session.answered().is_none()

@@ -119,16 +119,18 @@ pub(super) fn to_upstream(
         }
         match *name {
             header::COOKIE => {}
-            header::REFERER if rules.route.leads_to_a_desktop() => {
-                // The address of a `/container/<token>/...` page holds the token. What is left may be
-                // decoded, so it may hold ends of lines; then the header is left out.
+            header::REFERER => {
+                // The address of a `/container/<token>/...` page holds the token, and each server keeps a
+                // log. What is left may be decoded, so it may hold ends of lines; then the header is left out.
                 let referer = String::from_utf8_lossy(value.as_bytes());
                 lines.header(name, redact::scrub(&referer).as_bytes());
             }
             _ => lines.header(name, value.as_bytes()),
         }
     }
-    cookies(&mut lines, &request.headers, &named);
+    if pods::keeps_cookies(rules.route) {
+        cookies(&mut lines, &request.headers, &named);
+    }
     if rules.upgrade {
         lines.header(&header::CONNECTION, b"upgrade");
         lines.header(&header::UPGRADE, b"websocket");
@@ -247,13 +249,24 @@ pub(super) fn to_client(head: &mut Parts, answer: &Answer<'_>) {
         return; // An upgrade is no page.
     }
     for (name, value) in &answer.route.headers.response {
-        head.headers.entry(name).or_insert_with(|| value.clone());
+        if *name == header::CONTENT_SECURITY_POLICY && answer.route.leads_to_a_desktop() {
+            // Lest a pod undo it: of several policies the browser takes what all allow (CSP 3 section 8.1).
+            head.headers.append(name, value.clone());
+        } else {
+            head.headers.entry(name).or_insert_with(|| value.clone());
+        }
     }
 }
 
-/// Whether a request asks for a WebSocket (RFC 6455 §4.2.1); `None` if it asks for no upgrade.
+/// Whether a request asks for a WebSocket in the right way (RFC 6455 §4.2.1); `None` if it asks for none.
 pub(super) fn is_websocket_upgrade(head: &RequestHeader) -> Option<bool> {
-    let mut upgrades = head.headers.get_all(header::UPGRADE).iter();
+    let upgrades = || head.headers.get_all(header::UPGRADE).iter();
+    let named = |line: &HeaderValue| {
+        let mut names = line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        names.any(|name| name.eq_ignore_ascii_case(b"websocket"))
+    };
+    upgrades().find(|line| named(line))?;
+    let mut upgrades = upgrades();
     let upgrade = upgrades.next()?;
     let connection = options(&head.headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     Some(

@@ -1,10 +1,16 @@
-//! Whether the page that asks for a tunnel may have one.
+//! Whether the page that asks for a tunnel may have one, and whether a page may lead to a desktop's.
 
-use http::header;
+use http::{HeaderName, header};
 use pingora::http::RequestHeader;
 
 use super::headers;
-use crate::admission::origin::{Asked, Foreign, PROXY_HEADERS, Policy};
+use crate::admission::origin::{Asked, Foreign, PROXY_HEADERS, Policy, Visit};
+use crate::config::TokenPlace;
+use crate::error::Error;
+use crate::route::Route;
+
+/// What browsers say of a request for a worker's script (Service Workers section 4.5).
+const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
 /// Judges the `Origin` of an upgrade by what the request says of its host.
 pub(super) fn judge(head: &RequestHeader, policy: &Policy) -> Result<(), Foreign> {
@@ -24,4 +30,25 @@ pub(super) fn judge(head: &RequestHeader, policy: &Policy) -> Result<(), Foreign
         forwarded: forwarded.map(str::trim),
         proxied: PROXY_HEADERS.iter().any(|name| head.headers.contains_key(*name)),
     })
+}
+
+/// Judges what a browser says of a plain request to a desktop. Its answer is a page, or a script, of this
+/// origin, so it matters who led the browser there: a link with another user's token leads to what that user
+/// wrote.
+pub(super) fn judge_visit(
+    head: &RequestHeader,
+    route: &Route,
+    policy: &Policy,
+) -> Result<(), Error> {
+    // A worker stands before all pages in the folder of its script. Below a token that is one desktop's.
+    if head.headers.contains_key(SERVICE_WORKER) && route.row.token != Some(TokenPlace::Path) {
+        return Err(Error::WorkerRefused);
+    }
+    let value = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let visit = Visit {
+        navigates: value("sec-fetch-mode") == Some("navigate"),
+        site: value("sec-fetch-site"),
+        referer: value(header::REFERER.as_str()),
+    };
+    Ok(policy.judge_visit(&visit)?)
 }

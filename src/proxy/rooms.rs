@@ -15,7 +15,7 @@ use super::{clock, cold, headers, page, tarpit};
 use crate::admission::{Admission, TunnelSeat};
 use crate::auth::token::{locate, without_token};
 use crate::auth::{self, Authenticator, Desktop, Now};
-use crate::config::Listen;
+use crate::config::{self, Listen, WebSocket};
 use crate::error::Error;
 use crate::files::Root;
 use crate::route::{Destination, Found, NormalPath, Table};
@@ -100,16 +100,10 @@ impl Rooms {
         if content_length(head).is_some_and(|length| length > limit) {
             return Err(Error::BodyTooLarge);
         }
-        let upgrade = match headers::is_websocket_upgrade(head) {
-            Some(valid) if found.route.row.websocket => {
-                if !valid {
-                    return Err(Error::InvalidUpgrade);
-                }
-                true
-            }
-            // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
-            Some(_) | None => false,
-        };
+        let upgrade = asks_for_a_tunnel(head, &found.route.row)?;
+        if !upgrade && desktop.is_some() {
+            page::judge_visit(head, found.route, self.admission.origins())?;
+        }
         let query = match (found.route.row.token, query) {
             (Some(place), Some(query)) => without_token(place, query),
             (None, query) => query.map(ToOwned::to_owned),
@@ -223,6 +217,17 @@ pub(super) fn path_and_query(head: &RequestHeader) -> Result<(NormalPath, Option
     // A query that is no text carries no token and goes nowhere.
     let query = query.and_then(|query| std::str::from_utf8(query).ok());
     Ok((NormalPath::parse(path)?, query))
+}
+
+/// Whether a request asks for a tunnel, on a row that has tunnels.
+fn asks_for_a_tunnel(head: &RequestHeader, row: &config::Route) -> Result<bool, Error> {
+    match (headers::is_websocket_upgrade(head), row.websocket) {
+        (Some(true), WebSocket::Allowed | WebSocket::Only) => Ok(true),
+        (Some(false), WebSocket::Allowed | WebSocket::Only) => Err(Error::InvalidUpgrade),
+        (None, WebSocket::Only) => Err(Error::UpgradeRequired),
+        // An upgrade that a route does not take is ignored, as RFC 9110 §7.8 allows.
+        (None, WebSocket::Allowed) | (_, WebSocket::Never) => Ok(false),
+    }
 }
 
 fn content_length(head: &RequestHeader) -> Option<u64> {

@@ -62,9 +62,7 @@ pub(super) fn of(error: Error) -> Problem {
         ),
         Error::FileForbidden => (StatusCode::FORBIDDEN, "This file may not be read."),
         Error::FileUnreadable => (StatusCode::INTERNAL_SERVER_ERROR, "This file cannot be read."),
-        Error::Foreign(_) => {
-            (StatusCode::FORBIDDEN, "This page may not connect to a desktop of this server.")
-        }
+        Error::Foreign(_) => (StatusCode::FORBIDDEN, "Another site may not open this desktop."),
         Error::HeadTooLarge => (
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "The headers of the request are too large.",
@@ -90,6 +88,8 @@ pub(super) fn of(error: Error) -> Problem {
             (StatusCode::NOT_FOUND, "There is nothing at this address.")
         }
         Error::PortRefused => (StatusCode::FORBIDDEN, "This port of the desktop is not open."),
+        Error::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "This address is a WebSocket."),
+        Error::WorkerRefused => (StatusCode::FORBIDDEN, "A desktop has no service workers here."),
         Error::Upstream(upstream) => of_upstream(upstream),
     };
     let word = if status == StatusCode::UNAUTHORIZED { "unauthorized" } else { reason };
@@ -216,6 +216,8 @@ mod tests {
             (Error::InvalidUpgrade, 400),
             (Error::NoRoute, 404),
             (Error::PortRefused, 403),
+            (Error::UpgradeRequired, 426),
+            (Error::WorkerRefused, 403),
             (Error::Upstream(upstream::Error::ConnectFailed), 502),
             (Error::Upstream(upstream::Error::Exhausted), 503),
             (Error::Upstream(upstream::Error::ConnectTimeout), 504),

@@ -20,7 +20,7 @@ const WIDE: [&str; 14] = [
 ];
 
 /// Every row of a desktop that is plain HTTP, with its token.
-fn desktop_targets(site: &Site) -> [String; 8] {
+fn desktop_targets(site: &Site) -> [String; 7] {
     let token = tokens::valid(PODS[0]);
     let port = site.port;
     [
@@ -29,7 +29,6 @@ fn desktop_targets(site: &Site) -> [String; 8] {
         "/printerfiler/x".to_owned(),
         "/terminals".to_owned(),
         "/terminals/7/size".to_owned(),
-        format!("/broadcast?jwt_token={token}"),
         format!("/container/{token}/{port}/x"),
         format!("/container/{port}"),
     ]
@@ -88,6 +87,50 @@ fn a_row_decides_about_cookies() {
         assert_eq!(answer.header("set-cookie").is_some(), cookies, "{target}");
         // The rest is no question of cookies.
         assert_eq!(said(&answer).is_empty(), target != "/API/x", "{target}");
+    }
+}
+
+#[test]
+fn a_row_decides_about_the_browsers_cookies_too() {
+    let site = site("[[route]]\nname = \"container\"\ncookies = \"pass\"\n");
+    let token = tokens::valid(PODS[0]);
+    let container = format!("/container/{token}/{}/x", site.port);
+    let headers = format!("{}Cookie: a=b\r\n", Site::bearer());
+    for (target, cookie) in [("/filer", None), (container.as_str(), Some("a=b"))] {
+        assert_eq!(site.get(target, &headers).status, 200, "{target}");
+        assert_eq!(site.pods[0].last().header("cookie").as_deref(), cookie, "{target}");
+    }
+    let asked = Site::upgrade(&Site::screen());
+    let asked = format!("{}Cookie: a=b\r\n\r\n", asked.strip_suffix("\r\n").unwrap());
+    assert_eq!(site.client().ask(asked).status, 101);
+    assert_eq!(site.pods[0].last().header("cookie"), None);
+}
+
+#[test]
+fn a_policy_of_the_operator_stands_beside_a_pods_own() {
+    let toml = "[headers.mine]\nresponse = { Content-Security-Policy = \"sandbox allow-scripts\" }\n\
+                [[route]]\nname = \"filer\"\nheaders = \"mine\"\n\
+                [[route]]\nname = \"pyos\"\nheaders = \"mine\"\n";
+    let own = "Content-Security-Policy: default-src *\r\n";
+    let site = Site::configured_serving(toml, move |exchange| exchange.answer("200 OK", own, ""));
+    let said = |target| site.get(target, &Site::bearer()).header("content-security-policy");
+    assert_eq!(said("/filer").as_deref(), Some("default-src *, sandbox allow-scripts"));
+    assert_eq!(said("/API/x").as_deref(), Some("default-src *"));
+}
+
+#[test]
+fn a_worker_comes_only_from_below_a_token() {
+    let site = site("[[route]]\nname = \"broadcast\"\nwebsocket = true\n");
+    let token = tokens::valid(PODS[0]);
+    let broadcast = format!("/broadcast?jwt_token={token}");
+    let container = format!("/container/{token}/{}/x.js", site.port);
+    assert_eq!(site.get(&broadcast, "").status, 200);
+    for (target, status) in [(&broadcast, 403), (&container, 200)] {
+        let answer = site.get(target, "Service-Worker: script\r\n");
+        assert_eq!(answer.status, status, "{target}");
+        if status == 403 {
+            assert_eq!(answer.error(), "worker_refused");
+        }
     }
 }
 

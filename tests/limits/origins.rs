@@ -3,7 +3,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{Watched, answer_or_echo, refusal};
 use crate::e2e::rig::{Script, browse};
-use crate::support::{Origin, Site, raw};
+use crate::support::{Exchange, Origin, PODS, Site, raw, tokens};
 
 /// An upgrade to a screen with these header lines: status and error word.
 fn upgrade(site: &Site, headers: &str) -> (u16, String) {
@@ -105,4 +105,32 @@ fn a_page_of_another_site_cannot_use_a_token_in_a_real_browser() {
     assert_eq!(from(format!("http://{}/", evil.address())), "closed");
     assert_eq!(from(format!("http://localhost:{}/", evil.address().port())), "closed");
     assert_eq!(site.pods[0].accepted(), 1);
+}
+
+/// Opens a page in a frame and waits until something is there.
+const VISIT: &str = "new Promise((resolve) => {
+    const frame = document.createElement('iframe');
+    frame.onload = () => resolve('loaded');
+    frame.src = window.target;
+    document.body.append(frame);
+})";
+
+#[test]
+fn a_page_of_another_site_leads_to_no_desktop_in_a_real_browser() {
+    let page = |exchange: &mut Exchange| {
+        exchange.answer("200 OK", "Content-Type: text/html\r\n", "<title>page</title>");
+    };
+    let (site, evil) = (Site::serving(page), Origin::start(page));
+    let gateway = site.address();
+    let container = format!("/container/{}/{}/", tokens::valid(PODS[0]), site.port);
+    let from = |page: String| {
+        let script = Script::on(page)
+            .value("target", &format!("window.target = 'http://{gateway}{container}'"))
+            .value("outcome", VISIT);
+        assert_eq!(browse(&script).assert_done().text("outcome"), "loaded");
+        site.pods[0].accepted()
+    };
+    assert_eq!(from(format!("http://{}/", evil.address())), 0);
+    assert_eq!(from(format!("http://localhost:{}/", evil.address().port())), 0);
+    assert_eq!(from(format!("http://{gateway}/")), 1);
 }

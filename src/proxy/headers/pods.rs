@@ -1,4 +1,5 @@
-//! What a pod may not say to a browser: a pod runs what its user likes, at the address of the whole site.
+//! What a pod and a browser may not say to each other: a pod runs what its user likes, at the address of
+//! the whole site.
 
 use http::header::{self, HeaderName};
 use http::response::Parts;
@@ -26,12 +27,21 @@ const OF_THE_SITE: [&str; 14] = [
     "www-authenticate",
 ];
 
+/// Whether cookies pass between the browser and a route's backend. Those of the browser are the site's, and
+/// who opens a link with another user's token would give them to that user's pod.
+pub(super) fn keeps_cookies(route: &Route) -> bool {
+    match route.row.cookies {
+        Some(rule) => rule == CookieRule::Pass,
+        None => !route.leads_to_a_desktop(),
+    }
+}
+
 /// Takes out of a response what its route's backend has no right to say.
 pub(super) fn strip(head: &mut Parts, route: &Route) {
     let of_a_desktop = route.leads_to_a_desktop();
-    let strips = route.row.cookies.map_or(of_a_desktop, |rule| rule == CookieRule::Strip);
+    let keeps = keeps_cookies(route);
     let unwanted = |name: &HeaderName| {
-        (strips && *name == header::SET_COOKIE)
+        (!keeps && *name == header::SET_COOKIE)
             || (of_a_desktop && OF_THE_SITE.contains(&name.as_str()))
     };
     let names: Vec<_> = head.headers.keys().filter(|name| unwanted(name)).cloned().collect();

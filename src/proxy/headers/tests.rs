@@ -113,7 +113,23 @@ fn credentials_reach_pyos_and_never_a_pod() {
     let head = sent("/filer", &credentials, false);
     assert_eq!(value(&head, "abcauthorization"), None);
     assert_eq!(value(&head, "authorization"), None);
-    assert_eq!(value(&head, "cookie"), Some("c=d"));
+}
+
+#[test]
+fn cookies_of_the_site_reach_no_pod_unless_its_row_says_so() {
+    let cookie = [("cookie", "c=d")];
+    let pass = "[[route]]\nname = \"filer\"\ncookies = \"pass\"\n";
+    let strip = "[[route]]\nname = \"pyos\"\ncookies = \"strip\"\n";
+    for (config, path, passed) in [
+        ("", "/API/x", Some("c=d")),
+        ("", "/filer", None),
+        ("", "/spawner", None),
+        (pass, "/filer", Some("c=d")),
+        (strip, "/API/x", None),
+    ] {
+        let head = sent_by(config, path, &cookie, false);
+        assert_eq!(value(&head, "cookie"), passed, "{config} {path}");
+    }
 }
 
 #[test]
@@ -121,7 +137,7 @@ fn a_set_takes_out_what_it_names_of_the_clients_headers_and_of_ours() {
     let config = "[headers.upstream]\nremove = [\"x-mine\", \"Cookie\", \"x-forwarded-host\"]\n";
     let headers = [("host", "desk"), ("x-mine", "1"), ("x-other", "2"), ("cookie", "c=d")];
     for (config, passed) in [("", true), (config, false)] {
-        let head = sent_by(config, "/filer", &headers, false);
+        let head = sent_by(config, "/speedtest", &headers, false);
         for name in ["x-mine", "cookie", "x-forwarded-host"] {
             assert_eq!(value(&head, name).is_some(), passed, "{name}");
         }
@@ -131,7 +147,7 @@ fn a_set_takes_out_what_it_names_of_the_clients_headers_and_of_ours() {
 
 #[test]
 fn several_cookies_are_one_field() {
-    let head = sent("/filer", &[("cookie", "a=b"), ("cookie", "c=d"), ("cookie", "e=f")], false);
+    let head = sent("/API", &[("cookie", "a=b"), ("cookie", "c=d"), ("cookie", "e=f")], false);
     let lines: Vec<_> = head.headers.get_all("cookie").iter().collect();
     assert_eq!(lines, ["a=b; c=d; e=f"]);
 }
