@@ -42,7 +42,7 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         session.close_after();
     }
     let (content_type, body) = if navigates(session.request()) {
-        ("text/html; charset=utf-8", page(problem))
+        ("text/html; charset=utf-8", page(problem, session.id()))
     } else {
         ("application/json", json(problem))
     };
@@ -184,8 +184,9 @@ fn json(problem: &Problem) -> String {
     .to_string()
 }
 
-/// A page without external parts; all its text is fixed, so nothing needs escaping.
-fn page(problem: &Problem) -> String {
+/// A page without external parts; all its text is fixed, and the id holds nothing that needs escaping: what a
+/// user can tell whoever reads the log.
+fn page(problem: &Problem, id: &str) -> String {
     let status = problem.status.as_u16();
     let title = problem.status.canonical_reason().unwrap_or("Error");
     let message = problem.message;
@@ -200,7 +201,7 @@ fn page(problem: &Problem) -> String {
          <meta name=\"viewport\" content=\"width=device-width\">{again}<title>{status} {title}</title>\
          <style>body{{font:1.1rem/1.5 system-ui,sans-serif;margin:15vh auto;max-width:34rem;\
          padding:0 1rem;color:#223}}h1{{font-size:1.4rem}}small{{color:#667}}</style>\
-         <h1>{title}</h1><p>{message}</p><small>{status} {error}</small></html>",
+         <h1>{title}</h1><p>{message}</p><small>{status} {error}<br>{id}</small></html>",
         error = problem.error,
     )
 }
@@ -218,7 +219,7 @@ mod tests {
     fn every_refused_token_gets_the_same_body() {
         let of = |error| classify_ours(Error::Auth(error));
         assert_eq!(json(&of(auth::Error::BadSeal)), json(&of(auth::Error::Expired)));
-        assert_eq!(page(&of(auth::Error::BadSeal)), page(&of(auth::Error::Expired)));
+        assert_eq!(page(&of(auth::Error::BadSeal), "1"), page(&of(auth::Error::Expired), "1"));
         assert_ne!(of(auth::Error::BadSeal).reason, of(auth::Error::Expired).reason);
     }
 

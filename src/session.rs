@@ -69,6 +69,12 @@ impl Session {
         }
     }
 
+    /// The request's id, of letters, digits and a few marks that mean nothing in HTML.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.stamp.as_ref().map_or("", |stamp| &stamp.id)
+    }
+
     /// Who is at the other end of its connection.
     #[must_use]
     pub fn client(&self) -> &Remote {

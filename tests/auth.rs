@@ -161,6 +161,8 @@ fn a_refusal_is_json_for_programs_and_a_page_for_people() {
     assert_eq!(page.status, 401);
     assert_eq!(page.header("content-type").as_deref(), Some("text/html; charset=utf-8"));
     assert!(page.text().starts_with("<!doctype html>"), "{}", page.text());
+    // What its user can tell whoever reads the log.
+    assert!(page.text().contains(&page.header("x-request-id").unwrap()), "{}", page.text());
     for answer in [json, page] {
         assert_eq!(answer.header("cache-control").as_deref(), Some("no-store"));
         assert_eq!(answer.header("x-content-type-options").as_deref(), Some("nosniff"));

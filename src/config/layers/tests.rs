@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::env;
-use crate::config::{Backend, Config, Match};
+use crate::config::{Backend, Config, Match, WebSocket};
 
 fn faults(text: &str) -> Vec<String> {
     Config::from_text("my.toml", text)
@@ -195,4 +195,24 @@ fn values_print_with_the_place_they_came_from() {
     let effective = layered.effective();
     let row = effective.iter().find(|row| row.0 == "log.level").unwrap();
     assert_eq!((row.1.as_str(), row.2.to_string().as_str()), ("\"debug\"", "my.toml:2"));
+}
+
+#[test]
+fn a_row_takes_upgrades_never_too_or_alone() {
+    let row = |value: &str| format!("[[route]]\nname = \"filer\"\nwebsocket = {value}\n");
+    for (value, expected) in
+        [("false", WebSocket::Never), ("true", WebSocket::Allowed), ("\"only\"", WebSocket::Only)]
+    {
+        let config = Config::from_text("my.toml", &row(value)).unwrap().config;
+        let filer = config.routes.iter().find(|row| row.name == "filer").unwrap();
+        assert_eq!(filer.websocket, expected);
+        // What `check` prints can be read again.
+        let text = toml::to_string(&filer).unwrap();
+        assert!(text.contains(&format!("websocket = {value}\n")), "{text}");
+    }
+    for value in ["\"sometimes\"", "1"] {
+        let found = faults(&row(value));
+        let told = "my.toml:3: route.filer.websocket: expected true, false or \"only\"";
+        assert!(found.iter().any(|fault| fault.starts_with(told)), "{found:#?}");
+    }
 }
