@@ -32,6 +32,7 @@ pub(super) fn rewrite(location: &str, places: &Places<'_>) -> Option<String> {
     }
     let named = authority.as_str();
     let is_ours = named.eq_ignore_ascii_case(places.sent)
+        || named.eq_ignore_ascii_case(places.public)
         || (authority.port().is_none() && named.eq_ignore_ascii_case(without_port(places.sent)))
         || (authority.port().is_none() && named.eq_ignore_ascii_case(without_port(places.public)));
     // The same host under another scheme is another place.
@@ -45,7 +46,8 @@ pub(super) fn rewrite(location: &str, places: &Places<'_>) -> Option<String> {
     let rest = location.get(start..)?;
     let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
     let path = with_prefix(&rest, places.prefix).unwrap_or(rest);
-    Some(format!("{}://{}{path}", places.scheme, places.public))
+    let rewritten = format!("{}://{}{path}", places.scheme, places.public);
+    (rewritten != location).then_some(rewritten)
 }
 
 /// The path with the prefix that the client used; none if it has it already or none is missing.
@@ -94,6 +96,9 @@ mod tests {
         let console = Places { sent: "console", prefix: Some("/console"), ..WEBSITE };
         for (location, want) in [
             ("http://console/y/", Some("http://desk.example:30443/console/y/")),
+            ("http://desk.example:30443/y", Some("http://desk.example:30443/console/y")),
+            ("http://desk.example:30443/console/y", None),
+            ("http://desk.example:30444/y", None),
             ("/y/", Some("/console/y/")),
             ("/?q", Some("/console/?q")),
             ("/console/y", None),
@@ -110,9 +115,10 @@ mod tests {
         let places = Places { scheme: "https", public: "desk.example", ..WEBSITE };
         let rewritten = rewrite("http://website/a", &places);
         assert_eq!(rewritten.as_deref(), Some("https://desk.example/a"));
-        assert_eq!(
-            rewrite("https://desk.example/a", &places).as_deref(),
-            Some("https://desk.example/a")
-        );
+        assert_eq!(rewrite("https://desk.example/a", &places), None);
+        // The same port cannot be another scheme's.
+        let places = Places { public: "desk.example:8443", ..places };
+        let rewritten = rewrite("http://desk.example:8443/a", &places);
+        assert_eq!(rewritten.as_deref(), Some("https://desk.example:8443/a"));
     }
 }
