@@ -27,7 +27,7 @@ pub(super) fn origin(
     let host = host.filter(|host| !host.as_str().contains('@')).ok_or(Problem::Host)?;
     if !is_address(host.host())
         && !host.host().eq_ignore_ascii_case("localhost")
-        && !names.iter().any(|name| name.eq_ignore_ascii_case(host.host()))
+        && !names.iter().any(|name| is_meant(name, &host))
     {
         return Err(Problem::Host);
     }
@@ -48,6 +48,20 @@ pub(super) fn origin(
         }
     }
     Ok(())
+}
+
+/// Whether a name of the configuration is the host that was asked for. One with a port holds for that port
+/// alone; clients leave out the two that are usual.
+fn is_meant(name: &str, host: &Authority) -> bool {
+    let (name, port) = match name.rsplit_once(':') {
+        Some((name, port)) => (name, Some(port)),
+        None => (name, None),
+    };
+    let at = |port: &str| match host.port_u16() {
+        Some(asked) => port.parse::<u16>() == Ok(asked),
+        None => port == "80" || port == "443",
+    };
+    name.eq_ignore_ascii_case(host.host()) && port.is_none_or(at)
 }
 
 fn is_address(host: &str) -> bool {

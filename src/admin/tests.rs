@@ -87,7 +87,8 @@ impl Operations for Fake {
 
 fn start(fake: Fake, token: Option<&str>) -> (SocketAddr, Arc<Fake>) {
     let token = token.map(|token| Token::new(token).unwrap());
-    let mut listeners = Listeners::new(token, vec!["admin.example.org".to_owned()]);
+    let hosts = ["admin.example.org", "Port.example.org:9443", "front.example.org:443"];
+    let mut listeners = Listeners::new(token, hosts.map(str::to_owned).to_vec());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listeners.tcp(listener).unwrap();
@@ -307,13 +308,24 @@ async fn names_that_were_rebound_are_refused() {
         "LocalHost",
         "10.1.2.3",
         "admin.example.org:9090",
+        "port.example.org:9443",
+        "front.example.org",
+        "front.example.org:443",
     ] {
         let got = send(address, "GET /livez", &format!("Host: {host}\r\n"), "").await;
         assert_eq!(got.status, 200, "{host}");
     }
-    for host in
-        ["evil.example", "127.0.0.1.evil.example", "evil@127.0.0.1", "", "[evil]", "localhost.evil"]
-    {
+    for host in [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "evil@127.0.0.1",
+        "",
+        "[evil]",
+        "localhost.evil",
+        "port.example.org",
+        "port.example.org:944",
+        "front.example.org:9443",
+    ] {
         let got = send(address, "GET /livez", &format!("Host: {host}\r\n"), "").await;
         assert!([421, 400].contains(&got.status), "{host}: {}", got.status);
     }

@@ -36,6 +36,10 @@ pub fn warnings(layered: &Layered) -> Vec<(String, String)> {
                    terminationGracePeriodSeconds says otherwise";
         warn("server.drain", why.to_owned());
     }
+    for host in config.admin.hosts.iter().filter(|host| !can_be_asked_for(host)) {
+        let why = format!("{host:?} is no name, or name and port: nobody can ask for it");
+        warn("admin.hosts", why);
+    }
     for net in config.desktop.cidrs.iter().filter(|net| net.prefix_len() < 7) {
         warn("desktop.cidrs", format!("{net} is far wider than a cluster's pod network"));
     }
@@ -44,6 +48,16 @@ pub fn warnings(layered: &Layered) -> Vec<(String, String)> {
     }
     warn_of_routes(config, &mut warn);
     found
+}
+
+/// Whether a client can send this as its `Host`: a name, with a port or without. Addresses need no entry.
+fn can_be_asked_for(host: &str) -> bool {
+    if host.starts_with('[') {
+        return true;
+    }
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "0"));
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    !name.is_empty() && name.bytes().all(in_name) && port.parse::<u16>().is_ok()
 }
 
 fn warn_of_routes(config: &Config, warn: &mut impl FnMut(&str, String)) {
@@ -88,6 +102,21 @@ mod tests {
         assert_eq!(keys("https = []", there), ["listen.redirect"]);
         assert_eq!(keys("", there), [""; 0]);
         assert_eq!(keys("trusted_proxies = [\"10.0.0.0/8\"]", nowhere), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_that_nobody_can_ask_for_is_none() {
+        let fine = ["edge", "edge.example.org", "EDGE_1.example.org:9180", "[::1]:9180"];
+        assert!(fine.into_iter().all(can_be_asked_for));
+        for host in
+            ["", ":9180", "https://edge", "edge/", "*.example.org", "edge:", "edge:http", "a b"]
+        {
+            assert!(!can_be_asked_for(host), "{host}");
+            let text = format!("[admin]\nhosts = [{host:?}]\n");
+            let layered = Config::from_text("hosts.toml", &text).unwrap();
+            let keys: Vec<_> = warnings(&layered).into_iter().map(|(key, _)| key).collect();
+            assert_eq!(keys, ["admin.hosts"], "{host}");
+        }
     }
 
     #[test]
