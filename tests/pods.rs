@@ -1,5 +1,7 @@
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
 use crate::support::fake_api::{Endpoint, FakeApi, Fault};
 use crate::support::{PODS, Response, SOON, Site, echo, eventually, free_port, raw, tokens};
@@ -109,7 +111,7 @@ fn a_token_does_not_reach_the_next_owner_of_its_address() {
     cluster.api.remove("ida");
     let end = loop {
         match tunnel.read() {
-            Ok(tokio_tungstenite::tungstenite::Message::Close(frame)) => break frame.unwrap(),
+            Ok(Message::Close(frame)) => break frame.unwrap(),
             Ok(_) => {}
             Err(error) => panic!("{error}"),
         }
@@ -179,6 +181,61 @@ fn where_the_api_forbids_it_dns_serves_and_that_is_said_loudly() {
     assert!(line.contains("WARN"), "{line}");
 }
 
+/// Reads a tunnel to its end; the code that it was closed with.
+fn code(socket: &mut WebSocket<TcpStream>) -> u16 {
+    let mut code = None;
+    while let Ok(message) = socket.read() {
+        if let Message::Close(frame) = message {
+            code = frame.map(|frame| frame.code.into());
+        }
+    }
+    code.unwrap()
+}
+
+#[test]
+fn a_revoked_pod_loses_the_tunnels_from_before_it_was_known_too() {
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let ask = |line: &str, body: &str| {
+        let head = format!(
+            "{line} HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        raw(admin, head).unwrap().json()
+    };
+    let closed = |pod: &str| {
+        let body = serde_json::json!({ "pod": pod }).to_string();
+        ask("POST /admin/revoke", &body)["closed"].as_u64().unwrap()
+    };
+    let api = FakeApi::start();
+    api.fail(Fault::Status(403));
+    api.set(Endpoint::ready("ida", PODS[0]));
+    api.set(Endpoint::ready("bob", PODS[1]));
+    let more = format!("wait = \"200ms\"\n[admin]\nlisten = [\"{admin}\"]\n");
+    let cluster = Cluster::with(api, &more);
+    eventually("a fallback", || (cluster.ask(&issued(PODS[0], 0)).status == 200).then_some(()));
+    let open = |token: String| cluster.site.websocket(&format!("/websockify?{token}"));
+    let mut ida = open(issued(PODS[0], 0));
+    let mut bob = open(issued(PODS[1], 0));
+    cluster.api.fail(Fault::None);
+    eventually("both pods are known", || {
+        let known = ask("GET /admin/overview", "")["desktops"].as_array().unwrap().len();
+        (known == 2).then_some(())
+    });
+    assert_eq!((closed("pod-ida"), code(&mut ida)), (1, 4403));
+    // By the fingerprint of his first tunnel, his later one is meant, too.
+    let later = cluster.welcome(PODS[1]);
+    let mut again = open(later.clone());
+    let list = eventually("his two tunnels are left", || {
+        Some(ask("GET /admin/tunnels", "")).filter(|list| list["total"] == 2)
+    });
+    let labels = [&list["tunnels"][0]["pod"], &list["tunnels"][1]["pod"]];
+    assert!(labels[0] != "pod-bob" && labels[1] == "pod-bob", "{list}");
+    let closed = closed(labels[0].as_str().unwrap());
+    assert_eq!((closed, code(&mut bob), code(&mut again)), (2, 4403, 4403));
+    assert_eq!(cluster.ask(&later).status, 401);
+}
+
 #[test]
 fn without_a_fallback_nothing_unknown_is_reached() {
     let api = FakeApi::start();
@@ -232,7 +289,7 @@ fn a_tunnel_ends_soon_after_its_pod_has_left() {
     cluster.api.remove("ida");
     loop {
         match tunnel.read().unwrap() {
-            tokio_tungstenite::tungstenite::Message::Close(frame) => {
+            Message::Close(frame) => {
                 assert_eq!(u16::from(frame.unwrap().code), 4404);
                 break;
             }

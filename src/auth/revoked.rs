@@ -85,7 +85,8 @@ impl Revoked {
     }
 
     /// Whether this token was withdrawn, by itself or with all those of the pod that it means, or with
-    /// all there were. One that does not tell when it was issued counts as old.
+    /// all there were. One that does not tell when it was issued counts as old. A pod that was withdrawn
+    /// before its name was known was so by its fingerprint.
     #[must_use]
     pub fn holds(&self, desktop: &Desktop, pod: &str) -> bool {
         if !self.0.any.load(Ordering::Acquire) {
@@ -93,7 +94,9 @@ impl Revoked {
         }
         let lists = self.0.lists.load();
         let issued = Duration::from_secs(desktop.issued.unwrap_or_default());
-        let withdrawn = [lists.everything, lists.pods.get(pod).copied()];
+        let at = |label: &str| lists.pods.get(label).copied();
+        let before = (!lists.pods.is_empty()).then(|| at(&desktop.target.label())).flatten();
+        let withdrawn = [lists.everything, at(pod), before];
         lists.tokens.contains(&desktop.fingerprint)
             || withdrawn.iter().flatten().any(|at| issued <= at.saturating_add(self.0.skew))
     }
@@ -159,6 +162,14 @@ mod tests {
         revoked.pod("pod", Duration::from_secs(1_500));
         assert!(revoked.holds(&desktop("one", Some(1_400)), "pod"));
         assert_eq!(revoked.len(), (0, 1));
+    }
+
+    #[test]
+    fn a_pod_that_was_withdrawn_by_its_fingerprint_stays_so_once_its_name_is_known() {
+        let revoked = Revoked::new(SKEW);
+        let (early, late) = (desktop("one", Some(1_000)), desktop("one", Some(1_002)));
+        revoked.pod(&early.target.label(), Duration::from_secs(1_000));
+        assert!(revoked.holds(&early, "pod") && !revoked.holds(&late, "pod"));
     }
 
     #[test]

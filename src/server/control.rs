@@ -1,10 +1,12 @@
 //! What operators can ask of the running program: the rooms' answers, put together.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,9 +14,9 @@ use super::acceptors::Acceptors;
 use super::reload::Ask;
 use crate::admin::{self, Closing, LogLevel, Operations, Overview, Revocation};
 use crate::admission::Admission;
-use crate::auth::Fingerprint;
+use crate::auth::{Fingerprint, Now, TargetPolicy};
 use crate::config::{Layered, Level};
-use crate::discovery::{Condition, Readiness};
+use crate::discovery::{Condition, Host, Moment, Pods, Readiness, Verdict};
 use crate::proxy::{Gateway, clock};
 use crate::telemetry;
 use crate::telemetry::metrics::{Cache, Discovery, Limits, Metrics, State};
@@ -38,6 +40,8 @@ pub(super) struct Journal {
     settings: ArcSwap<Vec<admin::Setting>>,
     level: ArcSwap<Level>,
     reloads: Mutex<VecDeque<admin::Reload>>,
+    /// The domain of the desktops' names, which no reload changes.
+    domain: String,
 }
 
 impl Journal {
@@ -47,6 +51,7 @@ impl Journal {
             settings: ArcSwap::from_pointee(settings(layered)),
             level: ArcSwap::from_pointee(layered.config.log.level),
             reloads: Mutex::default(),
+            domain: layered.config.desktop.domain(),
         }
     }
 
@@ -143,6 +148,49 @@ impl Control {
             Desktops::Dns | Desktops::Static(_) => Vec::new(),
         }
     }
+
+    /// Every label by which a pod may be known, of which one is given. Where DNS has served until the pods could
+    /// be watched, tunnels are listed by the fingerprints that they were opened under.
+    fn labels(&self, pod: &str) -> HashSet<String> {
+        let mut labels = HashSet::from([pod.to_owned()]);
+        if let Desktops::Kubernetes(watched) = &self.gateway.desktops
+            && watched.announced.load(Ordering::Relaxed)
+        {
+            for known in watched.pods.list() {
+                let mut others = fingerprints(&watched.pods, &known.name, &self.journal.domain);
+                if *known.name == *pod || others.iter().any(|label| label == pod) {
+                    others.push(known.name.to_string());
+                    labels.extend(others);
+                }
+            }
+        }
+        labels
+    }
+}
+
+/// What a pod is called where its name is not known: a fingerprint of its address, or of its name in the
+/// desktop domain, as its tokens hold either. Of a pod that is being deleted the address is not told.
+fn fingerprints(pods: &Pods, name: &str, domain: &str) -> Vec<String> {
+    let Now { wall, mono } = clock::now();
+    let address = match pods.judge(Host::Name(name), None, Moment { wall, mono }) {
+        Verdict::Allow(of) | Verdict::NotReady(of) | Verdict::Ambiguous(of)
+            if *of.name == *name =>
+        {
+            Some(of.address.to_canonical())
+        }
+        Verdict::Allow(_)
+        | Verdict::NotReady(_)
+        | Verdict::Ambiguous(_)
+        | Verdict::Ending
+        | Verdict::Reused
+        | Verdict::NotFound
+        | Verdict::Unsynced => None,
+    };
+    let networks = address.map(IpNet::from).into_iter().collect();
+    let Ok(policy) = TargetPolicy::new(Some(domain), networks) else { return Vec::new() };
+    let texts = [Some(format!("{name}.{domain}")), address.map(|address| address.to_string())];
+    let targets = texts.into_iter().flatten().map(|text| policy.confine(text.as_bytes()));
+    targets.filter_map(|target| Some(target.ok()?.label())).collect()
 }
 
 /// Word for a state of discovery, whether it is as it should be, and the age of what it knows.
@@ -297,23 +345,25 @@ impl Operations for Control {
     }
 
     fn revoke(&self, what: &Revocation) -> usize {
+        let Gateway { revoked, tunnels, .. } = &self.gateway;
+        let now = clock::now().wall;
         match what {
             Revocation::Token(token) => {
                 if let Some(token) = Fingerprint::parse(token) {
-                    self.gateway.revoked.token(token);
+                    revoked.token(token);
                 }
+                tunnels.close_where(|info| info.token.as_deref() == Some(token), End::Revoked)
             }
-            Revocation::Pod(pod) => self.gateway.revoked.pod(pod, clock::now().wall),
-            Revocation::Everything(_) => self.gateway.revoked.everything(clock::now().wall),
+            Revocation::Pod(pod) => {
+                let labels = self.labels(pod);
+                labels.iter().for_each(|label| revoked.pod(label, now));
+                tunnels.close_where(|info| labels.contains(&*info.pod), End::Revoked)
+            }
+            Revocation::Everything(_) => {
+                revoked.everything(now);
+                tunnels.close_where(|_| true, End::Revoked)
+            }
         }
-        self.gateway.tunnels.close_where(
-            |info| match what {
-                Revocation::Token(token) => info.token.as_deref() == Some(token),
-                Revocation::Pod(pod) => *info.pod == **pod,
-                Revocation::Everything(_) => true,
-            },
-            End::Revoked,
-        )
     }
 
     fn drain(&self) {
