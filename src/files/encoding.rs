@@ -48,8 +48,13 @@ pub(super) enum Offer {
     Ready,
 }
 
-/// What a client accepts, as weights in thousandths.
+/// What of a client's wishes decides which form of a file it gets, whatever forms there are: for each of
+/// [`Coding::ALL`] its rank, 0 for one that is never sent. However weights are written, there are 26.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Ranks([usize; 3]);
+
+/// What a client accepts, as weights in thousandths.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Accepted {
     zstd: Option<u16>,
     brotli: Option<u16>,
@@ -98,20 +103,31 @@ impl Accepted {
         own.or(self.any).unwrap_or(0)
     }
 
+    /// The codings in the order in which the client prefers them to the plain file.
+    pub(super) fn ranks(self) -> Ranks {
+        // Not named, the plain file is acceptable but the last choice.
+        let plain = self.identity.or(self.any).unwrap_or(0);
+        let weights = Coding::ALL.map(|coding| self.weight_of(coding));
+        let weights = weights.map(|weight| if weight >= plain { weight } else { 0 });
+        Ranks(weights.map(|weight| match weight {
+            0 => 0,
+            _ => 1 + weights.iter().filter(|other| **other < weight).count(),
+        }))
+    }
+
     /// The coding to send; `None` is the file as it is.
     ///
     /// That is also the answer to a client that refuses all there is: RFC 9110 §12.4.1 allows to
     /// disregard the field, and content serves a user better than 406.
     pub(super) fn choose(self, offer: impl Fn(Coding) -> Offer) -> Option<Coding> {
-        // Not named, the plain file is acceptable but the last choice.
-        let plain = self.identity.or(self.any).unwrap_or(0);
         Coding::ALL
             .into_iter()
+            .zip(self.ranks().0)
             .rev()
-            .map(|coding| (self.weight_of(coding), offer(coding), coding))
-            .filter(|(weight, offer, _)| *weight > 0 && *weight >= plain && *offer != Offer::None)
+            .map(|(coding, rank)| (rank, offer(coding), coding))
+            .filter(|(rank, offer, _)| *rank > 0 && *offer != Offer::None)
             // The last of equals wins, hence the reversal.
-            .max_by_key(|(weight, offer, _)| (*weight, *offer))
+            .max_by_key(|(rank, offer, _)| (*rank, *offer))
             .map(|(_, _, coding)| coding)
     }
 }
@@ -201,8 +217,26 @@ mod tests {
     }
 
     #[test]
+    fn weights_are_as_good_as_the_order_that_they_mean() {
+        let ranks = |header: &str| {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, header.parse().unwrap())]);
+            Accepted::from_headers(&headers).unwrap().ranks()
+        };
+        for same in [
+            &["gzip, br, zstd", "zstd;q=0.1, gzip;q=0.100, br;q=0.1", "*", "deflate, *;q=0.3"][..],
+            &["br, gzip;q=0.5", "gzip;q=0.001, br;q=0.002", "br, gzip;q=0.9, zstd;q=0"],
+            &["", "deflate", "identity", "identity, zstd;q=0.9, br;q=0.1", "*;q=0"],
+        ] {
+            assert!(same.iter().all(|header| ranks(header) == ranks(same[0])), "{same:?}");
+        }
+        let all = ["gzip, br, zstd", "br, gzip;q=0.5", "gzip, br;q=0.5", "br, gzip", "br", ""];
+        let different: std::collections::HashSet<_> = all.into_iter().map(ranks).collect();
+        assert_eq!(different.len(), all.len());
+    }
+
+    #[test]
     fn the_field_may_be_absent_or_repeated() {
-        assert_eq!(Accepted::from_headers(&HeaderMap::new()), None);
+        assert!(Accepted::from_headers(&HeaderMap::new()).is_none());
         let mut headers = HeaderMap::new();
         headers.append(ACCEPT_ENCODING, HeaderValue::from_static("br;q=0.5"));
         headers.append(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));

@@ -7,7 +7,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::answer::{Content, Representation};
-use super::encoding::Accepted;
+use super::encoding::{Accepted, Ranks};
 
 /// Largest file; what is larger costs more to send than to open.
 pub(super) const LARGEST: u64 = 256 << 10;
@@ -18,17 +18,17 @@ const ENTRY: u64 = 320;
 /// Typical size of an entry, for the first allocation of the table.
 const TYPICAL: u64 = 16 << 10;
 
-/// What was asked for.
+/// What was asked for: a client cannot have a file kept again by other words for the same wish.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Asked {
     path: Box<str>,
-    accepted: Option<Accepted>,
+    ranks: Ranks,
 }
 
 impl Asked {
     /// A normalised path, and the codings that the client takes.
     pub(super) fn new(path: &str, accepted: Option<Accepted>) -> Self {
-        Self { path: path.into(), accepted }
+        Self { path: path.into(), ranks: accepted.map(Accepted::ranks).unwrap_or_default() }
     }
 }
 
@@ -83,6 +83,8 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::HeaderMap;
+    use http::header::ACCEPT_ENCODING;
 
     use super::*;
     use crate::files::precondition::Validators;
@@ -99,6 +101,12 @@ mod tests {
         }
     }
 
+    /// The question of a client that sends this `Accept-Encoding`.
+    fn accepting(field: &str) -> Asked {
+        let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, field.parse().unwrap())]);
+        Asked::new("/a", Accepted::from_headers(&headers))
+    }
+
     #[test]
     fn an_answer_serves_the_same_question_for_its_time() {
         let (lasts, now) = (Duration::from_secs(1), Instant::now());
@@ -107,10 +115,23 @@ mod tests {
         recent.keep(asked.clone(), &form(Content::Memory(Bytes::from_static(b"hello"))), now);
         assert!(recent.find(&asked, now).is_some());
         assert!(recent.find(&Asked::new("/b", None), now).is_none());
-        let other = Asked::new("/a", Some(Accepted::default()));
-        assert!(recent.find(&other, now).is_none());
+        assert!(recent.find(&accepting("gzip"), now).is_none());
         assert!(recent.find(&asked, now + lasts - Duration::from_millis(1)).is_some());
         assert!(recent.find(&asked, now + lasts).is_none());
+    }
+
+    #[test]
+    fn the_same_wish_in_other_words_is_the_same_question() {
+        let (recent, now) = (Recent::new(1 << 20, Duration::from_secs(1)), Instant::now());
+        let hello = || form(Content::Memory(Bytes::from_static(b"hello")));
+        for thousandths in 1..=999 {
+            let asked = accepting(&format!("br, gzip;q=0.{thousandths:03}"));
+            recent.keep(asked, &hello(), now);
+        }
+        assert_eq!(recent.forms.len(), 1);
+        recent.keep(Asked::new("/a", None), &hello(), now);
+        assert!(recent.find(&accepting("deflate;q=0.7"), now).is_some());
+        assert_eq!(recent.forms.len(), 2);
     }
 
     #[test]
