@@ -218,6 +218,7 @@ impl Gateway {
         session.stamp(&mut head);
         let Some(mut record) = ctx.record.take() else { return Ok(()) };
         record.status = 101;
+        record.count_token();
         let settings = &plan.route.row.tunnel;
         let desktop = plan.desktop.as_deref();
         let found = &answer.found;

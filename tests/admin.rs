@@ -224,6 +224,14 @@ fn a_revoked_token_opens_nothing_any_more() {
     assert_eq!((status(&token), status(&other)), (401, 200));
     let text = get(address, "/metrics").text();
     assert!(text.contains("deskgate_revoked{what=\"token\"} 1"), "{text}");
+    // Each counts once: the four requests and the tunnel that were served, the five that were refused.
+    eventually("all are counted", || {
+        let text = get(address, "/metrics").text();
+        let counted = |labels: &str| text.contains(&format!("deskgate_auth_total{{{labels}}} 5\n"));
+        (counted("outcome=\"accepted\",reason=\"\"")
+            && counted("outcome=\"refused\",reason=\"revoked\""))
+        .then_some(())
+    });
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl Rooms {
         }
         let open = |sealed| self.cold.open(sealed);
         let desktop = self.authenticator.authenticate_by(token, now, cold::turn(), open).await?;
-        if let Some(record) = &ctx.record {
+        if let Some(record) = &mut ctx.record {
             record.accepted();
         }
         Ok(Some(desktop))

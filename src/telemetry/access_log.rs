@@ -1,6 +1,7 @@
 //! One line per request, written once, whatever becomes of the request.
 
 use std::borrow::Cow;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -140,14 +141,24 @@ pub struct Record {
     pub reason: &'static str,
     /// Whether a tunnel was opened: its end is no failure of its request, whatever its name.
     pub tunnel: bool,
+    /// Whether its token was accepted, and is not counted yet.
+    accepted: bool,
     /// Counts the request as under way until its line is written.
     pub under_way: Entered,
 }
 
 impl Record {
-    /// Notes that its token was accepted.
-    pub fn accepted(&self) {
-        self.under_way.0.metrics().token_accepted();
+    /// Notes that its token was accepted. It is counted at the end: until its pod is found, it may turn out
+    /// that it was withdrawn, or expire.
+    pub fn accepted(&mut self) {
+        self.accepted = true;
+    }
+
+    /// Counts its token now, if it was accepted: a tunnel's end may be days away.
+    pub fn count_token(&mut self) {
+        if mem::take(&mut self.accepted) {
+            self.under_way.0.metrics().token_accepted();
+        }
     }
 
     /// Name of the route; empty if none was found.
@@ -177,6 +188,7 @@ impl Record {
             sent: 0,
             reason: "",
             tunnel: false,
+            accepted: false,
             under_way,
         }
     }
@@ -185,8 +197,11 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let duration = self.start.elapsed();
-        let metrics = self.under_way.0.metrics();
         let failure = if self.tunnel { "" } else { self.reason };
+        if failure.is_empty() || !self.under_way.0.metrics().refuses_token(failure) {
+            self.count_token();
+        }
+        let metrics = self.under_way.0.metrics();
         metrics.request(self.route(), self.status, duration.as_secs_f64(), failure);
         traces::record(self, duration);
         super::write(self, duration);
@@ -209,6 +224,37 @@ mod tests {
             let counted = [("revoked".to_owned(), u64::from(!tunnel))];
             assert_eq!(in_flight.metrics().auth_failures(), counted);
         }
+    }
+
+    #[test]
+    fn a_token_is_counted_once_as_what_became_of_it() {
+        let in_flight = InFlight::default();
+        let metrics = in_flight.metrics().clone();
+        metrics.add_reasons(Kind::Auth, ["revoked"]);
+        metrics.add_reasons(Kind::Upstream, ["connect_timeout"]);
+        // Refused after it was accepted; a pod that is not there; a tunnel that was ended; nothing wrong.
+        let cases = [
+            ("revoked", false, 0),
+            ("connect_timeout", false, 1),
+            ("revoked", true, 2),
+            ("", false, 3),
+        ];
+        for (reason, tunnel, accepted) in cases {
+            let mut record = Record::empty(None, "id".into(), in_flight.enter(), Instant::now());
+            (record.reason, record.tunnel) = (reason, tunnel);
+            record.accepted();
+            drop(record);
+            assert_eq!(metrics.tokens_accepted(), accepted, "{reason}");
+        }
+        assert_eq!(metrics.auth_failures(), [("revoked".to_owned(), 1)]);
+        let mut record = Record::empty(None, "id".into(), in_flight.enter(), Instant::now());
+        record.accepted();
+        record.count_token();
+        assert_eq!(metrics.tokens_accepted(), 4, "at once");
+        drop(record);
+        assert_eq!(metrics.tokens_accepted(), 4, "not again");
+        drop(Record::empty(None, "id".into(), in_flight.enter(), Instant::now()));
+        assert_eq!(metrics.tokens_accepted(), 4, "there was none");
     }
 
     #[test]

@@ -142,6 +142,11 @@ impl Metrics {
         }
     }
 
+    /// Whether this reason says that the token was refused.
+    pub(super) fn refuses_token(&self, reason: &str) -> bool {
+        self.0.reasons.get(reason).is_some_and(|reason| reason.kind == Kind::Auth)
+    }
+
     /// Counts a token that was accepted. Refused ones are counted as requests with their reason.
     pub fn token_accepted(&self) {
         self.0.tokens_accepted.add(1);
