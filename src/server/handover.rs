@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{self, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::geteuid;
+use socket2::{Domain, SockAddr, Type};
 use tokio::net::UnixListener;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -34,6 +35,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Most sockets that are handed over (the kernel's limit is 253 in one message).
 const MOST: usize = 250;
+
+/// Processes that wait to be given them; one does.
+const BACKLOG: i32 = 8;
 
 /// Room for what the sockets are, as text.
 const TEXT: usize = 32 * 1024;
@@ -167,8 +171,7 @@ impl Offer {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let listener = UnixListener::from_std(listen(path)?)?;
         Ok(Self { path: path.to_owned(), listener, sockets })
     }
 
@@ -194,6 +197,17 @@ impl Offer {
             }
         }
     }
+}
+
+/// Listens at this path for this user's processes. Nobody can connect before it listens, and by then the
+/// mode is right.
+fn listen(path: &Path) -> io::Result<net::UnixListener> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Gives the sockets, and waits until they are served.
@@ -241,6 +255,20 @@ mod tests {
         });
         offer.taken().await;
         taking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_offer_is_for_this_user_alone_and_takes_the_place_of_an_old_one() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("handover");
+        let old = Offer::at(&path, Vec::new()).unwrap();
+        let offer = Offer::at(&path, Vec::new()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        UnixStream::connect(&path).unwrap();
+        drop(offer);
+        // What the old one still listens at has no name any more.
+        assert!(Taken::from(&path).unwrap().is_none());
+        drop(old);
     }
 
     #[test]
