@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Site, raw, tokens};
+use crate::support::{Client, Site, eventually, raw, tokens};
 
 fn answer(site: &Site, request: &str) -> (u16, String) {
     let answer = raw(site.address(), request).unwrap();
@@ -134,6 +134,28 @@ fn a_proxy_header_is_demanded_of_some_and_not_understood_from_others() {
     let site = Site::start();
     let answer = raw(site.address(), b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n\r\n").unwrap();
     assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn only_what_is_no_proxy_header_is_worth_a_warning() {
+    let site = Site::configured(
+        "[listen]\nproxy_protocol = [\"127.0.0.1/32\"]\n[log]\nlevel = \"debug\"\n",
+    );
+    drop(site.client());
+    let line = site.gateway.wait_for_line("a connection on which nothing came was closed");
+    assert!(line.contains("DEBUG"), "{line}");
+    let warned = "a connection without a valid PROXY header was closed";
+    assert!(!site.gateway.output().contains(warned));
+    // One that breaks off has begun.
+    for wrong in ["PRO", "GET / HTTP/1.1\r\n\r\n"] {
+        let before = site.gateway.output().matches(warned).count();
+        let mut client = site.client();
+        client.send(wrong);
+        drop(client);
+        eventually("a warning", || {
+            (site.gateway.output().matches(warned).count() > before).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{debug, warn};
 
 mod header;
 
@@ -33,17 +33,22 @@ pub(super) async fn read_from(
     if !networks.iter().any(|net| net.contains(&address)) {
         return Ok(peer);
     }
-    match timeout(LIMIT, read(tcp)).await {
-        Ok(Ok(client)) => Ok(client.unwrap_or(peer)),
-        Ok(Err(_)) | Err(_) => {
+    let mut begun = false;
+    let outcome = timeout(LIMIT, read(tcp, &mut begun)).await;
+    match outcome {
+        Ok(Ok(client)) => return Ok(client.unwrap_or(peer)),
+        Ok(Err(_)) | Err(_) if begun => {
             warn!("a connection without a valid PROXY header was closed");
-            Err(io::ErrorKind::InvalidData.into())
         }
+        // Load balancers see whether the port is open, again and again.
+        Ok(Err(_)) | Err(_) => debug!("a connection on which nothing came was closed"),
     }
+    Err(io::ErrorKind::InvalidData.into())
 }
 
-/// Reads exactly the header, so that what follows is TLS's or HTTP's.
-async fn read(tcp: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+/// Reads exactly the header, so that what follows is TLS's or HTTP's. Says whether anything came.
+async fn read(tcp: &mut TcpStream, begun: &mut bool) -> io::Result<Option<SocketAddr>> {
+    *begun = tcp.peek(&mut [0]).await? > 0;
     let mut header = Vec::new();
     loop {
         match next(&header).map_err(invalid)? {
