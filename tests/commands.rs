@@ -83,6 +83,16 @@ fn check_warns_of_what_is_valid_and_dangerous() {
 }
 
 #[test]
+fn check_and_the_start_say_the_same_of_a_collector_that_is_none() {
+    let keys = KeyDir::new();
+    let endpoint = "http://collector:99999/v1/traces";
+    let path = config(&keys, &format!("[tracing]\nendpoint = {endpoint:?}\n"));
+    let [check, run] = ["check", "run"].map(|command| deskgate(&[command, "--config", &path]));
+    assert!(check.err.contains("tracing.endpoint"), "{}", check.err);
+    assert_eq!((check.code, &check.err), (run.code, &run.err));
+}
+
+#[test]
 fn check_reports_every_fault_at_once() {
     let keys = KeyDir::new();
     let path = config(

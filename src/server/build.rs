@@ -19,6 +19,7 @@ use crate::config::{CertificateFiles, ClientCertificates, Config, Fault, Layered
 use crate::files::{Root, Settings};
 use crate::proxy::{Cold, Marks, Rooms, clock};
 use crate::route::{Destination, Table};
+use crate::telemetry::traces;
 use crate::tls::{self, Certificates, ClientAuth, ClientRoots, PemFile};
 use crate::transport::SocketPolicy;
 use crate::upstream::Upstreams;
@@ -141,7 +142,7 @@ pub fn build(layered: &Layered, keys: &KeyTexts, old: Option<&Rooms>) -> Result<
     if config.listen.http.is_empty() && config.listen.https.is_empty() {
         faults.push(layered.fault("listen", "names no address"));
     }
-    if let Some((key, why)) = config.tracing.fault() {
+    if let Some((key, why)) = config.tracing.fault().or_else(|| traces::fault(&config.tracing)) {
         faults.push(layered.fault(key, why));
     }
     match (table, authenticator, upstreams, roots, admission) {

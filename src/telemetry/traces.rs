@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
+use http::Uri;
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
@@ -63,6 +64,27 @@ impl Drop for LastSpans {
             // A collector that does not take them loses them.
             drop(traces.processor.shutdown_with_timeout(LAST));
         }
+    }
+}
+
+/// The key by which no collector can be reached, and why. [`Tracing::fault`] has been asked before.
+#[must_use]
+pub fn fault(config: &Tracing) -> Option<(&'static str, String)> {
+    if config.endpoint.is_empty() {
+        return None;
+    }
+    let told = |why: &str| Some(("tracing.endpoint", why.to_owned()));
+    let address = match config.endpoint.parse::<Uri>() {
+        Ok(address) => address,
+        Err(error) => return told(&error.to_string()),
+    };
+    let Some(authority) = address.authority() else { return told("names no host") };
+    // A number that is no port is none to the parser, and 80 would be asked.
+    let port = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    match authority.port_u16() {
+        Some(1..) => None,
+        None if port.is_empty() => None,
+        Some(0) | None => told("names no port from 1 to 65535"),
     }
 }
 
@@ -194,6 +216,7 @@ impl fmt::Debug for Traces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn a_ratio_chooses_its_part_of_the_traces() {
@@ -203,6 +226,31 @@ mod tests {
         let chosen = |ratio: f64| traces.iter().filter(|trace| is_chosen(**trace, ratio)).count();
         assert_eq!((chosen(0.0), chosen(1.0)), (0, 10_000));
         assert!((900..1100).contains(&chosen(0.1)), "{}", chosen(0.1));
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_a_fault_of_its_key() {
+        let key = |endpoint: &str| {
+            let text = format!("[tracing]\nendpoint = {endpoint:?}\n");
+            let tracing = Config::from_text("traces.toml", &text).unwrap().config.tracing;
+            assert_eq!(tracing.fault(), None, "{endpoint}");
+            fault(&tracing).map(|(key, _)| key)
+        };
+        for fine in
+            ["", "http://collector/", "http://collector:4318/v1/traces", "http://[::1]:4318/v1"]
+        {
+            assert_eq!(key(fine), None, "{fine}");
+        }
+        for wrong in [
+            "http://a collector/v1/traces",
+            "http://collector:99999/v1/traces",
+            "http://collector:0/v1/traces",
+            "http://collector:/v1/traces",
+            "http://[::1/v1/traces",
+            "http://collector/v1 traces",
+        ] {
+            assert_eq!(key(wrong), Some("tracing.endpoint"), "{wrong}");
+        }
     }
 
     #[test]
