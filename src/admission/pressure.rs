@@ -109,6 +109,8 @@ impl Files {
         let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
         let inactive = lines.find(|(name, _)| *name == self.inactive);
         let inactive = inactive.and_then(|(_, bytes)| bytes.trim().parse().ok()).unwrap_or(0);
+        // The kubelet's working set (cAdvisor's), by which it evicts: active page cache counts as used there,
+        // too, though the kernel could drop it.
         Some(Memory { used: current.saturating_sub(inactive), limit })
     }
 }
