@@ -30,8 +30,8 @@ pub enum Error {
     /// Too many tokens are being opened.
     #[error("too many tokens at once")]
     Busy,
-    /// An upgrade of a page that may not open a tunnel.
-    #[error("upgrade of a foreign page")]
+    /// An upgrade of a page that may not open a tunnel, or a link of one that may not lead to a desktop.
+    #[error("of a foreign page")]
     Foreign(Foreign),
     /// The process is about to end and opens no tunnel any more.
     #[error("draining")]
@@ -85,7 +85,7 @@ pub enum Error {
     /// The address takes only WebSocket upgrades.
     #[error("not an upgrade")]
     UpgradeRequired,
-    /// A script for a worker that would stand between the browser and other pages than the desktop's.
+    /// A script for a worker, which would answer for a desktop's pages from then on.
     #[error("service worker of a desktop")]
     WorkerRefused,
     /// The upstream could not be found or reached, or its answer is unusable.
@@ -137,7 +137,7 @@ impl From<Error> for Box<PingoraError> {
 
 impl Error {
     /// The reasons that are this room's own, for metrics.
-    pub const OWN_REASONS: [&'static str; 26] = [
+    pub const OWN_REASONS: [&'static str; 27] = [
         "bad_request",
         "body_too_large",
         "body_too_slow",
@@ -147,6 +147,7 @@ impl Error {
         "draining",
         "file_forbidden",
         "file_unreadable",
+        "foreign_link",
         "head_timeout",
         "head_too_large",
         "internal",
@@ -179,6 +180,7 @@ impl Error {
             Self::FileUnreadable => "file_unreadable",
             Self::Foreign(Foreign::CrossOrigin) => "cross_origin",
             Self::Foreign(Foreign::NoOrigin) => "no_origin",
+            Self::Foreign(Foreign::Link) => "foreign_link",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::InvalidPath(_) => "invalid_path",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::RequestHeader;
 use pingora::{Error as PingoraError, ErrorType, Result};
 use tokio::time::timeout;
@@ -61,7 +61,9 @@ pub async fn write(session: &mut Session, problem: &Problem) -> Result<bool> {
         };
         headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
-    if problem.status == StatusCode::UPGRADE_REQUIRED && !session.is_http2() {
+    // HTTP/2 forbids the field (RFC 9113 section 8.2.2), and 1.0 knows no upgrade.
+    let may_upgrade = session.request().version == Version::HTTP_11;
+    if problem.status == StatusCode::UPGRADE_REQUIRED && may_upgrade {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     if problem.after > 0 {

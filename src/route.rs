@@ -75,6 +75,8 @@ pub struct HeaderRules {
     pub tells_certificate: bool,
     /// Response headers for the client, unless the upstream sent its own.
     pub response: Vec<(HeaderName, HeaderValue)>,
+    /// Whether they take a page's origin away, as `Content-Security-Policy: sandbox` does.
+    pub takes_the_origin: bool,
 }
 
 impl HeaderRules {
@@ -88,6 +90,8 @@ impl HeaderRules {
             let value = HeaderValue::from_str(value);
             response.push((name(key)?, value.map_err(|_| format!("{key}: not a header value"))?));
         }
+        let takes_the_origin =
+            set.response.iter().any(|(key, value)| is_policy(key) && is_sandbox(value));
         let remove = set.remove.iter().map(|text| name(text)).collect::<Result<_, _>>()?;
         Ok(Self {
             host: set.host,
@@ -95,8 +99,23 @@ impl HeaderRules {
             certificate,
             tells_certificate: set.certificate,
             response,
+            takes_the_origin,
         })
     }
+}
+
+fn is_policy(name: &str) -> bool {
+    name.eq_ignore_ascii_case("content-security-policy")
+}
+
+/// Whether a policy has the directive `sandbox` without the word that gives the origin back (HTML, sandboxing
+/// flag set).
+fn is_sandbox(policy: &str) -> bool {
+    policy.split([';', ',']).any(|directive| {
+        let mut words = directive.split_ascii_whitespace();
+        words.next().is_some_and(|name| name.eq_ignore_ascii_case("sandbox"))
+            && !words.any(|word| word.eq_ignore_ascii_case("allow-same-origin"))
+    })
 }
 
 /// A route found for a path.

@@ -16,13 +16,15 @@ pub const PROXY_HEADERS: [&str; 6] =
 /// What a name ends with that only machines behind a proxy know.
 const INTERNAL: [&str; 4] = [".local", ".internal", ".svc", ".localhost"];
 
-/// Why an upgrade is refused.
+/// Why an upgrade or a visit is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Foreign {
     /// Its page is of another origin.
     CrossOrigin,
     /// It names no page, and has to.
     NoOrigin,
+    /// It is a link, from another origin, to a page of a desktop.
+    Link,
 }
 
 /// What an upgrade says of its page and of the host it was sent to.
@@ -40,12 +42,10 @@ pub struct Asked<'a> {
     pub proxied: bool,
 }
 
-/// What a browser says of a plain request: who led it here. Programs that are no browser say nothing, nor do
+/// Who led a browser to a page, in a window or a frame. Programs that are no browser say nothing, nor do
 /// browsers at an address without TLS.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Visit<'a> {
-    /// Whether the answer becomes a page, in a window or a frame (`Sec-Fetch-Mode`).
-    pub navigates: bool,
     /// `Sec-Fetch-Site` (Fetch Metadata): `none` is the user's own doing.
     pub site: Option<&'a str>,
     /// `Referer`.
@@ -58,6 +58,7 @@ pub struct Policy {
     off: bool,
     allow: Vec<String>,
     absent: bool,
+    links: bool,
 }
 
 impl Policy {
@@ -74,7 +75,8 @@ impl Policy {
             }
             allow.push(lower);
         }
-        Ok(Self { off: !origins.check, allow, absent: origins.absent })
+        let Origins { check, absent, links, .. } = *origins;
+        Ok(Self { off: !check, allow, absent, links })
     }
 
     /// Whether the page may open a tunnel.
@@ -106,9 +108,10 @@ impl Policy {
     /// # Errors
     /// If a page of another origin leads there that is not listed.
     pub fn judge_visit(&self, visit: &Visit<'_>) -> Result<(), Foreign> {
-        let foreign = visit.navigates && matches!(visit.site, Some("cross-site" | "same-site"));
+        let foreign = matches!(visit.site, Some("cross-site" | "same-site"));
         let listed = || visit.referer.and_then(origin_of).is_some_and(|o| self.allow.contains(&o));
-        if self.off || !foreign || listed() { Ok(()) } else { Err(Foreign::CrossOrigin) }
+        let allowed = self.off || self.links || !foreign || listed();
+        if allowed { Ok(()) } else { Err(Foreign::Link) }
     }
 }
 
@@ -202,7 +205,7 @@ mod tests {
 
     fn policy(allow: &[&str], absent: bool) -> Policy {
         let allow = allow.iter().map(|text| (*text).to_owned()).collect();
-        Policy::new(&Origins { check: true, allow, absent }).unwrap()
+        Policy::new(&Origins { check: true, allow, absent, links: false }).unwrap()
     }
 
     #[test]
@@ -303,32 +306,38 @@ mod tests {
     #[test]
     fn a_page_of_another_origin_leads_to_no_desktop() {
         let policy = policy(&["https://portal.example"], true);
-        let visit = |site, referer| Visit { navigates: true, site, referer };
+        let visit = |site, referer| Visit { site, referer };
         for site in [Some("same-origin"), Some("none"), None] {
             assert!(policy.judge_visit(&visit(site, None)).is_ok(), "{site:?}");
         }
+        let open = |check, links| {
+            Policy::new(&Origins { check, allow: vec![], absent: true, links }).unwrap()
+        };
         for site in ["cross-site", "same-site"].map(Some) {
             for referer in [None, Some("https://evil.example/https://portal.example/")] {
                 let judged = policy.judge_visit(&visit(site, referer));
-                assert_eq!(judged, Err(Foreign::CrossOrigin), "{site:?} {referer:?}");
+                assert_eq!(judged, Err(Foreign::Link), "{site:?} {referer:?}");
             }
             for listed in ["https://portal.example/", "https://Portal.example/a?b#c"] {
                 assert!(policy.judge_visit(&visit(site, Some(listed))).is_ok(), "{listed}");
             }
-            let part = Visit { navigates: false, site, referer: None };
-            assert!(policy.judge_visit(&part).is_ok());
+            assert!(open(true, true).judge_visit(&visit(site, None)).is_ok());
+            assert!(open(false, false).judge_visit(&visit(site, None)).is_ok());
         }
-        let off = Policy::new(&Origins { check: false, allow: vec![], absent: true }).unwrap();
-        assert!(off.judge_visit(&visit(Some("cross-site"), None)).is_ok());
+        // Links alone: a foreign page opens no tunnel.
+        let foreign = Asked { origin: Some("https://evil.example"), ..Asked::default() };
+        assert_eq!(open(true, true).judge(&foreign), Err(Foreign::CrossOrigin));
     }
 
     #[test]
     fn an_allow_list_is_checked_and_a_check_can_be_off() {
         for text in ["portal.example", "https://portal.example/x", "*", "https://a b", "wss://x"] {
-            let origins = Origins { check: true, allow: vec![text.to_owned()], absent: true };
+            let allow = vec![text.to_owned()];
+            let origins = Origins { check: true, allow, absent: true, links: false };
             assert!(Policy::new(&origins).unwrap_err().contains(text));
         }
-        let off = Policy::new(&Origins { check: false, allow: vec![], absent: false }).unwrap();
+        let origins = Origins { check: false, allow: vec![], absent: false, links: false };
+        let off = Policy::new(&origins).unwrap();
         assert!(off.judge(&Asked::default()).is_ok());
         assert!(
             policy(&["null"], true)

@@ -67,12 +67,14 @@ pub struct Overload {
     pub no_requests: u8,
 }
 
-/// Which pages may open tunnels.
+/// Which pages may open tunnels, or lead to a page of a desktop.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origins {
     /// Whether the `Origin` of an upgrade that carries a desktop token is judged.
     pub check: bool,
+    /// Whether pages of any origin may lead a browser to a page of a desktop.
+    pub links: bool,
     /// Origins that are allowed besides the one that the client asked for: `https://host[:port]`.
     pub allow: Vec<String>,
     /// Whether an upgrade without an `Origin` is allowed: it comes from no browser.

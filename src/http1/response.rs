@@ -117,13 +117,16 @@ pub fn put(out: &mut BytesMut, head: &Parts, keep: Option<bool>) {
         out.extend_from_slice(b"Date");
         date::with_now(|now| put_value(out, now.as_bytes()));
         out.extend_from_slice(b"Connection");
-        put_value(out, if keep { b"keep-alive" } else { b"close" });
-        if head.status == StatusCode::UPGRADE_REQUIRED && head.headers.contains_key(header::UPGRADE)
-        {
-            // What may be upgraded is this connection (RFC 9110 section 7.8).
-            out.extend_from_slice(b"Connection");
-            put_value(out, b"upgrade");
-        }
+        // What may be upgraded is this connection (RFC 9110 section 7.8).
+        let upgrade = head.status == StatusCode::UPGRADE_REQUIRED
+            && head.headers.contains_key(header::UPGRADE);
+        let options: &[u8] = match (keep, upgrade) {
+            (true, false) => b"keep-alive",
+            (false, false) => b"close",
+            (true, true) => b"keep-alive, upgrade",
+            (false, true) => b"close, upgrade",
+        };
+        put_value(out, options);
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -5,7 +5,6 @@ use pingora::http::RequestHeader;
 
 use super::headers;
 use crate::admission::origin::{Asked, Foreign, PROXY_HEADERS, Policy, Visit};
-use crate::config::TokenPlace;
 use crate::error::Error;
 use crate::route::Route;
 
@@ -32,23 +31,26 @@ pub(super) fn judge(head: &RequestHeader, policy: &Policy) -> Result<(), Foreign
     })
 }
 
-/// Judges what a browser says of a plain request to a desktop. Its answer is a page, or a script, of this
-/// origin, so it matters who led the browser there: a link with another user's token leads to what that user
-/// wrote.
+/// Judges what a browser says of a request to a desktop, before anything else is looked at. The answer is a
+/// page, or a script, of this origin, so it matters who led the browser there: a link with another user's token
+/// leads to what that user wrote.
 pub(super) fn judge_visit(
     head: &RequestHeader,
     route: &Route,
     policy: &Policy,
 ) -> Result<(), Error> {
-    // A worker stands before all pages in the folder of its script. Below a token that is one desktop's.
-    if head.headers.contains_key(SERVICE_WORKER) && route.row.token != Some(TokenPlace::Path) {
+    if !route.leads_to_a_desktop() {
+        return Ok(());
+    }
+    // A worker answers for its folder from then on, whatever becomes of the token and of this rule.
+    if head.headers.contains_key(SERVICE_WORKER) {
         return Err(Error::WorkerRefused);
     }
     let value = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let visit = Visit {
-        navigates: value("sec-fetch-mode") == Some("navigate"),
-        site: value("sec-fetch-site"),
-        referer: value(header::REFERER.as_str()),
-    };
+    // A page without an origin has nothing to give away, and its own links are those of a stranger.
+    if value("sec-fetch-mode") != Some("navigate") || route.headers.takes_the_origin {
+        return Ok(());
+    }
+    let visit = Visit { site: value("sec-fetch-site"), referer: value(header::REFERER.as_str()) };
     Ok(policy.judge_visit(&visit)?)
 }

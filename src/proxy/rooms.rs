@@ -60,8 +60,8 @@ pub struct Marks {
 }
 
 impl Rooms {
-    /// Decides what becomes of a request before anything is connected: path, route, token, target,
-    /// in this order.
+    /// Decides what becomes of a request before anything is connected: path, route, who led a browser
+    /// here, token, target, in this order.
     pub(super) async fn plan(
         &self,
         head: &RequestHeader,
@@ -82,12 +82,16 @@ impl Rooms {
         }
         let (path, query) = path_and_query(head)?;
         let found = self.table.find(&path);
+        if let Some(found) = &found {
+            if let Some(record) = &mut ctx.record {
+                record.route = Some(Arc::clone(&found.route.name));
+            }
+            // Before all else: a page of ours that tells of another refusal may lead the browser here again.
+            page::judge_visit(head, found.route, self.admission.origins())?;
+        }
         self.count(found.as_ref(), &client, now)?;
         let found = found.ok_or(Error::NoRoute)?;
         ctx.route = Some(Arc::clone(found.route));
-        if let Some(record) = &mut ctx.record {
-            record.route = Some(Arc::clone(&found.route.name));
-        }
         let desktop = self.authenticate(&found, head, query, (ctx, now)).await;
         let desktop = tarpit::judge(&self.admission, client.address, desktop).await?;
         let port = match &found.route.backend {
@@ -101,9 +105,6 @@ impl Rooms {
             return Err(Error::BodyTooLarge);
         }
         let upgrade = asks_for_a_tunnel(head, &found.route.row)?;
-        if !upgrade && desktop.is_some() {
-            page::judge_visit(head, found.route, self.admission.origins())?;
-        }
         let query = match (found.route.row.token, query) {
             (Some(place), Some(query)) => without_token(place, query),
             (None, query) => query.map(ToOwned::to_owned),

@@ -300,3 +300,24 @@ proptest::proptest! {
         proptest::prop_assert_eq!(name(table.find(&path)), name(among_all));
     }
 }
+
+#[test]
+fn a_policy_takes_the_origin_away_or_does_not() {
+    for (policy, takes) in [
+        ("sandbox", true),
+        ("default-src 'self'; SANDBOX allow-scripts allow-forms", true),
+        ("default-src *, sandbox allow-scripts", true),
+        ("sandbox allow-scripts Allow-Same-Origin", false),
+        ("default-src 'self'", false),
+        ("frame-src https://sandbox.example; report-uri /sandbox", false),
+        ("", false),
+    ] {
+        assert_eq!(is_sandbox(policy), takes, "{policy}");
+    }
+    let text = "[headers.boxed]\nresponse = { content-security-policy = \"sandbox\" }\n\
+                [[route]]\nname = \"container\"\nheaders = \"boxed\"\n";
+    let table = Table::new(&Config::from_text("boxed", text).unwrap()).unwrap();
+    for row in table.iter() {
+        assert_eq!(row.headers.takes_the_origin, &*row.name == "container", "{}", row.name);
+    }
+}

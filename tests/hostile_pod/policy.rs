@@ -2,7 +2,7 @@ use super::rig::{answering, ask};
 use crate::support::{Origin, PODS, Response, Site, tokens, websocket};
 
 /// What would hold for the whole site, and for longer than one answer.
-const WIDE: [&str; 14] = [
+const WIDE: [&str; 18] = [
     "Accept-CH",
     "Alt-Svc",
     "Clear-Site-Data",
@@ -13,9 +13,13 @@ const WIDE: [&str; 14] = [
     "Public-Key-Pins",
     "Public-Key-Pins-Report-Only",
     "Report-To",
+    "Sec-Session-Registration",
+    "Secure-Session-Registration",
     "Service-Worker-Allowed",
     "Set-Login",
+    "Shared-Storage-Write",
     "Strict-Transport-Security",
+    "Use-As-Dictionary",
     "WWW-Authenticate",
 ];
 
@@ -119,19 +123,19 @@ fn a_policy_of_the_operator_stands_beside_a_pods_own() {
 }
 
 #[test]
-fn a_worker_comes_only_from_below_a_token() {
+fn no_worker_comes_from_a_desktop() {
     let site = site("[[route]]\nname = \"broadcast\"\nwebsocket = true\n");
     let token = tokens::valid(PODS[0]);
-    let broadcast = format!("/broadcast?jwt_token={token}");
-    let container = format!("/container/{token}/{}/x.js", site.port);
-    assert_eq!(site.get(&broadcast, "").status, 200);
-    for (target, status) in [(&broadcast, 403), (&container, 200)] {
-        let answer = site.get(target, "Service-Worker: script\r\n");
-        assert_eq!(answer.status, status, "{target}");
-        if status == 403 {
-            assert_eq!(answer.error(), "worker_refused");
-        }
+    let script = "Service-Worker: script\r\n";
+    for target in
+        [format!("/broadcast?jwt_token={token}"), format!("/container/{token}/{}/x.js", site.port)]
+    {
+        assert_eq!(site.get(&target, "").status, 200, "{target}");
+        let answer = site.get(&target, script);
+        assert_eq!((answer.status, answer.error().as_str()), (403, "worker_refused"), "{target}");
     }
+    // The client may have one.
+    assert_eq!(site.get("/worker.js", script).status, 200);
 }
 
 #[test]

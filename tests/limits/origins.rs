@@ -134,3 +134,65 @@ fn a_page_of_another_site_leads_to_no_desktop_in_a_real_browser() {
     assert_eq!(from(format!("http://localhost:{}/", evil.address().port())), 0);
     assert_eq!(from(format!("http://{gateway}/")), 1);
 }
+
+#[test]
+fn a_foreign_link_is_told_so_before_anything_else() {
+    let site = Site::configured(
+        "[limits]\nexempt = []\nrequests_per_address = { per_minute = 1, burst = 1 }\n\
+         [origins]\nallow = [\"https://portal.example\"]\n",
+    );
+    let visit = |token: &str, from: &str| {
+        let target = format!("/container/{token}/{}/", site.port);
+        site.get(&target, &format!("Sec-Fetch-Mode: navigate\r\n{from}"))
+    };
+    let foreign = "Sec-Fetch-Site: cross-site\r\n";
+    let good = tokens::valid(PODS[0]);
+    let own = visit(&good, "Sec-Fetch-Site: same-origin\r\n");
+    assert_eq!(own.status, 200);
+    // A page of ours would lead the browser on, as one of this origin.
+    assert_eq!(visit(&good, "Sec-Fetch-Site: none\r\n").status, 429);
+    for token in [good.as_str(), "no.good.token"] {
+        for method in ["GET", "POST"] {
+            let target = format!("/container/{token}/{}/", site.port);
+            let answer = raw(
+                site.address(),
+                format!(
+                    "{method} {target} HTTP/1.1\r\nHost: desk.example\r\nContent-Length: 0\r\n\
+                     Sec-Fetch-Mode: navigate\r\n{foreign}\r\n"
+                ),
+            );
+            let answer = answer.unwrap();
+            assert_eq!(answer.status, 403, "{method}");
+            assert!(answer.text().contains("foreign_link"), "{}", answer.text());
+        }
+    }
+    let line = site.gateway.logged("/container/");
+    assert_eq!(line["route"], json!("container"));
+    let listed = visit(&good, &format!("{foreign}Referer: https://portal.example/a\r\n"));
+    assert_eq!(listed.status, 429, "judged like any other");
+    assert_eq!(site.pods[0].accepted(), 1);
+}
+
+#[test]
+fn a_page_without_an_origin_works_in_a_real_browser() {
+    let policy = "sandbox allow-scripts allow-forms";
+    let site = Site::configured_serving(
+        &format!(
+            "[headers.boxed]\nresponse = {{ Content-Security-Policy = \"{policy}\" }}\n\
+             [[route]]\nname = \"container\"\nheaders = \"boxed\"\n"
+        ),
+        |exchange| {
+            exchange.answer("200 OK", "Content-Type: text/html\r\n", "<title>page</title>");
+        },
+    );
+    let container = format!("/container/{}/{}/", tokens::valid(PODS[0]), site.port);
+    let script = Script::on(format!("http://{}{container}", site.address()))
+        .value("origin", "window.origin")
+        .value("target", "window.target = 'next'")
+        .value("outcome", VISIT);
+    let outcome = browse(&script).assert_done();
+    assert_eq!((outcome.text("origin"), outcome.text("outcome")), ("null", "loaded"));
+    // To a browser a page without an origin is a stranger to its own pages.
+    let head = site.pods[0].last().head;
+    assert!(head.starts_with("GET /next ") && head.contains("cross-site"), "{head}");
+}

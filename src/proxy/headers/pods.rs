@@ -10,7 +10,7 @@ use crate::route::Route;
 /// What holds for more than the answer that it is part of: for other pages of the site, for other
 /// users of the browser, or for a year. `WWW-Authenticate` is an order to ask for a password that no
 /// pod ever gets.
-const OF_THE_SITE: [&str; 14] = [
+const OF_THE_SITE: [&str; 18] = [
     "accept-ch",
     "alt-svc",
     "clear-site-data",
@@ -21,9 +21,13 @@ const OF_THE_SITE: [&str; 14] = [
     "public-key-pins",
     "public-key-pins-report-only",
     "report-to",
+    "sec-session-registration",
+    "secure-session-registration",
     "service-worker-allowed",
     "set-login",
+    "shared-storage-write",
     "strict-transport-security",
+    "use-as-dictionary",
     "www-authenticate",
 ];
 
