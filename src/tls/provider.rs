@@ -6,6 +6,9 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
+/// More records than a tunnel has in its life: 500 years at 200 a second.
+const MANY: u64 = 1 << 41;
+
 /// aws-lc with the hybrid post-quantum group (X25519MLKEM768), so that a recording of today's traffic
 /// is of no use to a quantum computer. As a server, rustls takes the first group of the client that
 /// is in this list; clients that know the hybrid one name it first. The list is written out because
@@ -18,7 +21,7 @@ fn with(mut cipher_suites: Vec<SupportedCipherSuite>) -> CryptoProvider {
     let kx_groups =
         vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
     // The order is the server's: what browsers would choose, and what costs least.
-    cipher_suites.sort_by_key(|suite| !is_aes_128(suite.suite()));
+    cipher_suites.sort_by_key(|suite| (wears_out(suite), !is_aes_128(suite.suite())));
     CryptoProvider { kx_groups, cipher_suites, ..default_provider() }
 }
 
@@ -39,6 +42,15 @@ fn ring_is_faster() -> bool {
     #[cfg(not(target_arch = "x86_64"))]
     {
         false
+    }
+}
+
+/// Whether a key may encrypt so few records that a desktop has them in a day. TLS 1.3 changes the key then; 1.2
+/// ends the connection (RFC 9325 section 4.4).
+fn wears_out(suite: &SupportedCipherSuite) -> bool {
+    match suite {
+        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit < MANY,
+        SupportedCipherSuite::Tls13(_) => false,
     }
 }
 
@@ -112,6 +124,19 @@ mod tests {
             }
         );
         assert!(at_client == payload && at_server == payload);
+    }
+
+    #[test]
+    fn keys_that_wear_out_are_the_last_choice() {
+        for by_ring in [true, false] {
+            let CryptoProvider { cipher_suites, .. } = with(cipher_suites(by_ring));
+            let names: Vec<_> = cipher_suites.iter().map(|suite| suite.suite()).collect();
+            assert_eq!(names[0], CipherSuite::TLS13_AES_128_GCM_SHA256);
+            let at = |name| names.iter().position(|other| *other == name).unwrap();
+            let lasting = at(CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256);
+            assert!(lasting < at(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256));
+            assert!(lasting < at(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384));
+        }
     }
 
     #[tokio::test]

@@ -52,7 +52,7 @@ async fn both_versions_are_spoken() {
     let (acceptor, ca, pair) = simple();
     for (version, name, suite) in [
         (&TLS13, "TLSv1.3", "TLS_AES_128_GCM_SHA256"),
-        (&TLS12, "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        (&TLS12, "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
     ] {
         let mut client = ca.client(&[version]);
         client.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
