@@ -5,6 +5,7 @@
 //! built-in tunnel when a 101 arrives before the empty request body was processed,
 //! cloudflare/pingora#946.)
 
+use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,7 +24,7 @@ use crate::http1::client::Exchange as Pod;
 use crate::http1::response;
 use crate::session::Session;
 use crate::telemetry::access_log::Record;
-use crate::transport::{SocketPolicy, Transport};
+use crate::transport::{SocketPolicy, Transport, Wire};
 
 mod direction;
 pub mod drain;
@@ -38,6 +39,9 @@ use frames::{Pings, Side, Tracker};
 use handshake::accept_of;
 use registry::{Info, Registry, Tunnel};
 use relay::{Early, Limits, Outcome, relay};
+
+/// Longest wait for a client to receive what was said to it last, and to end.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Longest wait for a browser to take a refusal and close its side.
 const LAST_WORD: Duration = Duration::from_secs(2);
@@ -80,7 +84,6 @@ pub async fn start(session: Session, pod: Pod, head: &Parts, opening: Opening<'_
     let (mut client, connection) = client.into_wire();
     // One read is one write.
     client.buffer(direction::LARGE);
-    let seats = (connection, opening.seat);
     opening.sockets.apply(client.tcp());
     opening.sockets.apply(pod.tcp());
     let ping = Some(opening.ping).filter(|ping| !ping.is_zero());
@@ -88,11 +91,14 @@ pub async fn start(session: Session, pod: Pod, head: &Parts, opening: Opening<'_
     let early = Early { to_pod: to_pod.freeze(), to_client: to_client.freeze() };
     let id = announce(&tunnel, &opening.record);
     let relay = relay(client, pod, early, tunnel, limits);
-    let last = Box::new((opening.record, id, seats));
+    let last = Box::new((opening.record, id, connection, opening.seat));
     // Not an async block, which would have room for the relay twice.
-    tokio::spawn(relay.map(move |outcome| {
-        let (record, id, _seats) = *last;
+    tokio::spawn(relay.map(move |(outcome, unheard)| {
+        let (record, id, connection, _seat) = *last;
         finish(record, id, outcome);
+        if let Some(client) = unheard {
+            tokio::spawn(linger(client, connection));
+        }
     }));
     Ok(id)
 }
@@ -148,6 +154,19 @@ fn finish(mut record: Record, id: u64, outcome: Outcome) {
         frames_sent = outcome.to_client.frames,
         "tunnel closed"
     );
+}
+
+/// Lets a client receive what was said to it last. To close a stream that it still speaks on would reset it,
+/// and its system would forget what it has not sent yet.
+async fn linger(mut client: Wire, _connection: impl Send) {
+    let rest = async {
+        client.shutdown().await?;
+        let mut taken = [0; 1024];
+        while client.read(&mut taken).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whoever has not taken it by then has had its time.
+    drop(timeout(LINGER, rest).await);
 }
 
 /// Accepts an upgrade and closes it at once, with a code and a text that a page can read: browsers

@@ -11,8 +11,8 @@ use super::registry::Registry;
 /// A tunnel is quiet when its user did nothing for this long.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Kept free at the end, for the last tunnel to close in.
-const CLOSING: Duration = Duration::from_secs(1);
+/// Kept free at the end, for the last tunnel to close in: to get its Close frame out, and to see it answered.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// At most one in so many tunnels, rounded up, is closed within any second.
 const SHARE: usize = 10;
@@ -25,10 +25,10 @@ const LOOK_AHEAD: usize = 64;
 
 /// When to close each of `count` tunnels, from now on and in order.
 ///
-/// They are spread evenly over the grace period but for its last second. Jitter moves each of them
-/// into the time before the next one, as far as no second gets more than a tenth of all, rounded
-/// up. Below twelve seconds of grace that cannot be kept: then they are spread evenly with full
-/// jitter, and closed at once when there is a second or less.
+/// They are spread evenly over the grace period but for its last two seconds. Jitter moves each of
+/// them into the time before the next one, as far as no second gets more than a tenth of all, rounded
+/// up. Below thirteen seconds of grace that cannot be kept: then they are spread evenly with full
+/// jitter, and closed at once when there are two seconds or less.
 #[must_use]
 pub fn schedule(count: usize, grace: Duration, random: &mut SplitMix) -> Vec<Duration> {
     let spread = grace.saturating_sub(CLOSING).as_secs_f64();

@@ -106,12 +106,22 @@ impl Live {
         told
     }
 
-    /// Moves the deadline to the grace after `expiry` if that is later; false if it is not, or
-    /// there is none.
+    /// Moves the deadline to the grace after `expiry` if that is later; false if it is not, there is
+    /// none, or the tunnel is about to end.
     fn renew(&self, expiry: Instant) -> bool {
+        if self.asked.load(Relaxed) != 0 {
+            return false;
+        }
         let deadline = self.since_opened(expiry + self.info.grace);
         // No deadline is the largest number, so this leaves it alone.
         self.deadline.fetch_max(deadline, Relaxed) < deadline
+    }
+
+    /// When the token is over that keeps it open; none if it needs none.
+    fn expiry(&self) -> Option<Instant> {
+        let deadline = self.deadline.load(Relaxed);
+        let at = self.opened + Duration::from_micros(deadline).saturating_sub(self.info.grace);
+        (deadline != NONE).then_some(at)
     }
 
     fn snapshot(&self, now: Instant) -> Snapshot {
@@ -268,7 +278,15 @@ impl Registry {
         self.0.metrics.tunnel_opened(&live.info.route);
         self.0.len.fetch_add(1, Relaxed);
         if let Some(shard) = self.shard(&live.info.pod) {
-            lock(shard).live.insert(live.id, Arc::clone(&live));
+            let mut shard = lock(shard);
+            if live.info.deadline.is_some() {
+                // Its pod's tunnels may have been renewed since its token was looked at.
+                let others = shard.live.values().filter(|other| other.info.pod == live.info.pod);
+                others.filter_map(|other| other.expiry()).for_each(|expiry| {
+                    live.renew(expiry);
+                });
+            }
+            shard.live.insert(live.id, Arc::clone(&live));
         }
         Tunnel { live, registry: self.clone() }
     }
@@ -437,15 +455,17 @@ impl Tunnel {
         self.live.rtt.store(rtt, Relaxed);
     }
 
-    /// Notes how it ended. One that is dropped without counts as [`End::Shutdown`].
-    pub(super) fn ended(&self, end: End) {
-        self.live.ended.store(end as u8, Relaxed);
+    /// Notes that it comes to an end by itself: nobody moves that any more.
+    pub(super) fn ending(&self, end: End) {
+        let _told: bool = self.live.close(end);
     }
-}
 
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        let end = End::from_u8(self.live.ended.load(Relaxed)).unwrap_or(End::Shutdown);
+    /// Notes how it ended, and takes it off the list. One that is dropped without counts as
+    /// [`End::Shutdown`].
+    pub(super) fn ended(&self, end: End) {
+        if self.live.ended.compare_exchange(0, end as u8, Relaxed, Relaxed).is_err() {
+            return;
+        }
         if let Some(shard) = self.registry.shard(&self.live.info.pod) {
             // Out of the live ones and into the past in one step, so that sums never fall.
             let mut shard = lock(shard);
@@ -458,6 +478,12 @@ impl Drop for Tunnel {
         if self.registry.0.len.fetch_sub(1, Relaxed) == 1 {
             self.registry.0.emptied.notify_waiters();
         }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.ended(End::Shutdown);
     }
 }
 

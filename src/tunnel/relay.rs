@@ -76,13 +76,16 @@ pub struct Early {
 }
 
 /// Relays until both sides have ended, one is lost, a limit is passed, or `tunnel` is told to end.
+///
+/// A client that may not have received all yet is returned: its system has taken our last words, and forgets
+/// them if the stream is dropped while the client speaks.
 pub fn relay<C, P>(
     client: C,
     pod: P,
     early: Early,
     tunnel: Tunnel,
     limits: Limits,
-) -> impl Future<Output = Outcome>
+) -> impl Future<Output = (Outcome, Option<C>)>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     P: AsyncRead + AsyncWrite + Unpin,
@@ -94,7 +97,9 @@ where
         let end = poll_fn(|cx| relay.poll(cx, timer.as_mut())).await;
         relay.tunnel.ended(end);
         let [to_pod, to_client] = relay.flows();
-        Outcome { to_pod, to_client, end }
+        let unheard = relay.is_unheard();
+        let client = unheard.then_some(relay.client.stream);
+        (Outcome { to_pod, to_client, end }, client)
     }
 }
 
@@ -267,6 +272,7 @@ where
         let down = self.down.poll(cx, &mut self.pod, &mut self.client, &mut buffer);
         SHARED.set(buffer);
         self.note(went_up, went_down);
+        let up_is_over = up.is_ready();
         let broken = match (up, down) {
             (Poll::Ready(Err(broken)), _) => Some((broken, broken == Broken::Reader)),
             (_, Poll::Ready(Err(broken))) => Some((broken, broken == Broken::Writer)),
@@ -289,10 +295,25 @@ where
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            (Some((_, client)), None) => {
-                let lost = if client { End::ClientLost } else { End::PodLost };
-                Poll::Ready(self.goodbye.unwrap_or(lost))
+            (Some((Broken::Reader, false)), None) => {
+                // What it said before that goes out all the same.
+                self.up.give_up(Broken::Writer);
+                self.down.give_up(Broken::Reader);
+                self.first.get_or_insert(End::PodLost);
+                self.last = Instant::now();
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
+            (Some((Broken::Writer, true)), None) if !up_is_over => {
+                // It takes nothing any more, but what it said before may not have been read yet, or not have
+                // been taken by the pod.
+                self.down.give_up(Broken::Writer);
+                self.first.get_or_insert(End::ClientLost);
+                self.last = Instant::now();
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            (Some((_, true)), None) => Poll::Ready(self.goodbye.unwrap_or(End::ClientLost)),
             (Some((_, true)), Some(closing)) => Poll::Ready(closing.end),
             (Some((broken, false)), Some(_)) => {
                 // The pod is gone, which may be why the client is to be told something.
@@ -305,6 +326,12 @@ where
             }
             (None, _) => self.poll_closing(),
         }
+    }
+
+    /// Whether the client may still be receiving what was said to it last.
+    fn is_unheard(&self) -> bool {
+        let told = self.closing.as_ref().is_some_and(|closing| closing.told);
+        (told || self.up.muted()) && !self.up.ended
     }
 
     /// Ready when a pod that hears nothing has no more to say, and the client has taken it all.
@@ -333,8 +360,8 @@ where
         if self.goodbye.is_none() && (up || down) {
             self.goodbye = Some(if up { End::ClientClose } else { End::PodClose });
         }
-        // What is said to a pod that was given up is dropped, and holds nothing open.
-        let client = client && !self.up.muted();
+        // What is said to a side that was given up is dropped, and holds nothing open.
+        let (client, pod) = (client && !self.up.muted(), pod && !self.down.muted());
         if client || pod || (ended || self.first.is_some()) && moved {
             self.last = now;
         }
@@ -363,6 +390,7 @@ where
 
     /// Begins an end of our own.
     fn close(&mut self, end: End, now: Instant) {
+        self.tunnel.ending(end);
         let going_away = 1001;
         let code = end.close_code().unwrap_or(going_away);
         self.client.wanted = Some(Own::Close(code, end));
@@ -420,7 +448,13 @@ where
             return None;
         }
         if due(Some(self.last + self.patience())) {
-            return Some(if self.first.is_some() { End::HalfClosed } else { End::Idle });
+            let end = if self.first.is_some() { End::HalfClosed } else { End::Idle };
+            // A client that was given up is the reason; the pod only took its time.
+            return Some(if self.down.muted() {
+                self.goodbye.unwrap_or(End::ClientLost)
+            } else {
+                end
+            });
         }
         let (client, pod) =
             (due(self.next_ping(&self.client_silence)), due(self.next_ping(&self.pod_silence)));

@@ -1,13 +1,18 @@
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use super::rig::{
-    BINARY, Held, LATE, Program, Rig, TEXT, masked, plain, read_frame, reset_at_drop, screen,
-    source, tool, with_port,
+    BINARY, CLOSE, Held, LATE, Program, Rig, TEXT, masked, plain, read_frame, reset_at_drop,
+    screen, source, tool, with_port,
 };
-use crate::support::{Client, Gateway, PODS, Site, eventually, noise, pod_listeners};
+use crate::support::{
+    Client, Gateway, PODS, Site, eventually, free_port, noise, pod_listeners, raw,
+};
 
 /// Runs `act` and waits for the other side's end: well before a ping could have been missed.
 fn ends(what: &str, act: impl FnOnce()) {
@@ -202,4 +207,63 @@ fn a_side_that_does_not_follow_the_other_s_goodbye_is_ended_in_its_time() {
 #[test]
 fn a_side_that_talks_on_after_the_other_s_goodbye_is_heard() {
     both(true);
+}
+
+/// Takes little at a time from now on, so that what it is sent waits in the gateway's system.
+fn narrow(client: &Client) {
+    SockRef::from(client.stream()).set_recv_buffer_size(16_384).unwrap();
+}
+
+/// Reads what was sent before the end: a picture, and why.
+fn last_words(client: &mut Client, picture: &[u8]) -> (u16, String) {
+    // A stream that was closed while somebody speaks on it is reset.
+    client.send(masked(TEXT, b"still here"));
+    assert!(read_frame(&mut client.from).expect("the picture").payload == picture);
+    let close = read_frame(&mut client.from).expect("a reason").close();
+    assert_eq!(client.rest(), b"");
+    close
+}
+
+#[test]
+fn the_last_words_of_a_pod_reach_a_client_that_talks_on() {
+    let rig = Rig::start("");
+    let (mut client, mut pod) = rig.open();
+    narrow(&client);
+    let picture = noise(100_000);
+    pod.send(plain(BINARY, &picture));
+    pod.send(plain(CLOSE, &1000_u16.to_be_bytes()));
+    drop(pod);
+    let line = eventually("the tunnel has ended", || {
+        client.send(masked(TEXT, b"and on"));
+        rig.gateway.access("/websockify").pop()
+    });
+    assert_eq!(line["reason"], "pod_close", "{line}");
+    assert_eq!(last_words(&mut client, &picture).0, 1000);
+}
+
+#[test]
+fn why_a_tunnel_was_ended_reaches_a_client_that_is_behind_and_talks_on() {
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let rig = Rig::start(&format!("[admin]\nlisten = [\"{admin}\"]\n"));
+    let ask = |line: &str| {
+        raw(admin, format!("{line} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"))
+            .unwrap()
+    };
+    let (mut client, mut pod) = rig.open();
+    narrow(&client);
+    let picture = noise(100_000);
+    pod.send(plain(BINARY, &picture));
+    let tunnel = eventually("the picture has left", || {
+        let list = ask("GET /admin/tunnels").json();
+        let tunnel = list["tunnels"][0].clone();
+        (tunnel["to_client"].as_u64()? > 100_000).then_some(tunnel)
+    });
+    assert_eq!(ask(&format!("DELETE /admin/tunnels/{}", tunnel["id"])).status, 202);
+    let line = eventually("the tunnel has ended", || {
+        client.send(masked(TEXT, b"and on"));
+        rig.gateway.access("/websockify").pop()
+    });
+    assert_eq!(line["reason"], "operator", "{line}");
+    let (_, why) = last_words(&mut client, &picture);
+    assert!(why.contains("operator"), "{why}");
 }

@@ -156,7 +156,7 @@ fn a_pod_s_last_words_arrive_although_the_client_goes_on_talking() {
         drop(pod);
         assert!(read_frame(&mut client.from).expect("the picture").payload == noise(SIZE));
         assert_eq!(closed(&mut client), (4001, String::new()));
-        drop(client);
+        client.stream().shutdown(Shutdown::Both).unwrap();
         typing.join().unwrap();
     }
 }

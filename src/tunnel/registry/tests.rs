@@ -89,6 +89,42 @@ async fn deadlines_move_only_forward_and_only_where_there_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tunnel_that_opens_during_a_renewal_has_it_too() {
+    let registry = Registry::default();
+    let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let (grace, long) = (Duration::from_secs(5), Duration::from_secs(20));
+    let limited = |pod, grace| Info { deadline: Some(at(60)), grace, ..info(pod) };
+    let _first = registry.open(limited("pod", grace));
+    assert_eq!(registry.renew("pod", at(300)), 1);
+    // Its token was looked at before.
+    assert_eq!(registry.open(limited("pod", long)).deadline(), Some(at(320)));
+    assert_eq!(registry.open(limited("another", grace)).deadline(), Some(at(60)));
+    assert_eq!(registry.open(info("pod")).deadline(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_is_about_to_end_is_not_renewed() {
+    let registry = Registry::default();
+    let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let tunnel = registry.open(Info { deadline: Some(at(60)), ..info("pod") });
+    tunnel.ending(End::TokenExpired);
+    assert_eq!(registry.renew("pod", at(300)), 0);
+    assert_eq!(registry.get(tunnel.id()).unwrap().closing, Some("token_expired"));
+    assert!(!registry.close(tunnel.id(), End::Operator));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_has_ended_is_off_the_list() {
+    let registry = Registry::default();
+    let tunnel = registry.open(info("pod"));
+    tunnel.ended(End::Idle);
+    assert!(registry.is_empty() && registry.get(tunnel.id()).is_none());
+    registry.emptied().await;
+    drop(tunnel);
+    assert_eq!(registry.totals().closed.iter().sum::<u64>(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn sums_never_fall() {
     let registry = Registry::default();
     let first = registry.open(info("a"));

@@ -37,6 +37,22 @@ fn info(deadline: Option<Instant>) -> Info {
     Info { route, token: None, pod, uid: None, client: None, deadline, grace }
 }
 
+/// What a tunnel was; whoever may not have heard all is dropped.
+fn relay<C, P>(
+    client: C,
+    pod: P,
+    early: Early,
+    tunnel: Tunnel,
+    limits: Limits,
+) -> impl Future<Output = Outcome>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    P: AsyncRead + AsyncWrite + Unpin,
+{
+    let relay = super::relay(client, pod, early, tunnel, limits);
+    async { relay.await.0 }
+}
+
 fn start_with(early: Early, limits: Limits, deadline: Option<Instant>) -> Rig {
     let (client, near_client) = duplex(64);
     let (pod, near_pod) = duplex(64);

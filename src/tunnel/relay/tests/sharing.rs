@@ -60,6 +60,7 @@ fn an_idle_relay_is_small() {
     let _guard = runtime.enter();
     let tunnel = Registry::default().open(info(None));
     let streams = 2 * size_of::<DuplexStream>();
-    let size = size_of_val(&relay(client, pod, Early::default(), tunnel, QUIET)) - streams;
+    let size =
+        size_of_val(&super::super::relay(client, pod, Early::default(), tunnel, QUIET)) - streams;
     assert!(size <= 640, "{size} bytes beside the streams");
 }
