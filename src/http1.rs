@@ -34,7 +34,7 @@ const PIECE: usize = 64 * 1024;
 pub struct Waits {
     /// For a piece of what is read.
     pub read: Duration,
-    /// For the other side to take a piece.
+    /// For the other side to take some of what is written.
     pub write: Duration,
 }
 

@@ -268,7 +268,7 @@ impl Gateway {
     ) -> Option<Session> {
         let Some(problem) = respond::classify(error) else {
             record::note(ctx, "client_gone");
-            self.cut(session, ctx).await;
+            self.cut(&mut session, ctx).await;
             return None;
         };
         record::note(ctx, problem.reason);
@@ -282,19 +282,27 @@ impl Gateway {
         }
         match respond::write(&mut session, &problem).await {
             Ok(true) => Some(session),
-            Ok(false) | Err(_) => {
-                self.cut(session, ctx).await;
+            Ok(false) => {
+                // What was written may be a whole answer, with more of the request on its way.
+                if self.cut(&mut session, ctx).await {
+                    session.linger();
+                }
+                None
+            }
+            Err(_) => {
+                self.cut(&mut session, ctx).await;
                 None
             }
         }
     }
 
-    /// Ends a connection in the middle of a response, visibly: no last chunk is written.
-    async fn cut(&self, mut session: Session, ctx: &mut Context) {
+    /// Ends a connection in the middle of a response, visibly: no last chunk is written. False if not even
+    /// the end could be written.
+    async fn cut(&self, session: &mut Session, ctx: &mut Context) -> bool {
         if let Some(record) = &mut ctx.record {
-            record::close(record, &session);
+            record::close(record, session);
         }
-        drop(timeout(CUT, session.shutdown()).await);
+        timeout(CUT, session.shutdown()).await.is_ok()
     }
 }
 

@@ -283,6 +283,15 @@ impl Session {
         }
     }
 
+    /// Closes the connection once the client has had time to take what it was told;
+    /// [`Session::shutdown`] goes before. Nobody has to wait for that. Over HTTP/2 the connection stays.
+    pub fn linger(self) {
+        match self.kind {
+            Kind::Http1(session) => drop(session.linger()),
+            Kind::Http2(..) => {}
+        }
+    }
+
     /// Ends the request as it is, visibly incomplete.
     pub async fn shutdown(&mut self) {
         match &mut self.kind {

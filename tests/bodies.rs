@@ -1,5 +1,5 @@
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -630,6 +630,35 @@ fn who_waits_for_leave_to_send_a_body_is_not_asked_for_it_after_the_answer() {
         client.send("GET /API HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2));
         assert_eq!(client.rest(), b"", "{target}");
     }
+}
+
+/// A connection of a client whose system takes little at once, and makes the gateway's do so, too.
+fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_tcp_mss(1400).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.into()
+}
+
+#[test]
+fn who_takes_an_answer_slowly_gets_all_of_it() {
+    // It is written in one piece.
+    let text = "x".repeat(MIB);
+    let site = Site::configured(&format!(
+        "[listen]\nwrite_timeout = \"2s\"\n[[route]]\nname = \"text\"\n\
+         match = {{ exact = \"/text\" }}\nbackend = {{ text = \"{text}\" }}\n"
+    ));
+    let mut wire = narrow(site.address());
+    wire.write_all(b"GET /text HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let (mut taken, mut sip) = (Vec::<u8>::new(), [0; 4096]);
+    // A little all the time, and for the whole longer than it may take nothing.
+    while let Ok(count @ 1..) = wire.read(&mut sip) {
+        taken.extend(&sip[..count]);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(taken.ends_with(text.as_bytes()), "{} bytes", taken.len());
 }
 
 #[test]

@@ -3,6 +3,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Client, Site, eventually, raw, tokens};
 
+/// What becomes of the last answer.
+mod ends;
+
 fn answer(site: &Site, request: &str) -> (u16, String) {
     let answer = raw(site.address(), request).unwrap();
     assert_eq!(answer.header("server"), None, "{answer:?}");
@@ -65,6 +68,44 @@ fn an_idle_connection_is_closed_without_a_word() {
     let mut client = site.client();
     assert_eq!(client.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200);
     assert_eq!(client.rest(), b"");
+}
+
+const POST: &str = "POST /API/x HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+
+#[test]
+fn an_empty_line_behind_a_request_begins_no_other() {
+    // The time for a head would be over first.
+    let site = Site::configured("[listen]\nkeepalive = \"3s\"\nheader_timeout = \"1s\"\n");
+    let mut clients = Vec::new();
+    // With the body, behind the answer, both, and in two parts.
+    for (first, then) in [("\r\n", ""), ("", "\r\n"), ("\r\n", "\r\n"), ("\r", "\n")] {
+        let mut client = site.client();
+        client.send(format!("{POST}{first}"));
+        assert_eq!(client.response().status, 200);
+        client.send(then);
+        clients.push(client);
+    }
+    // And where none was before.
+    let mut first = site.client();
+    first.send("\r\n");
+    clients.push(first);
+    for client in &mut clients {
+        assert_eq!(client.rest(), b"");
+    }
+    assert!(!site.gateway.output().contains("head_timeout"));
+}
+
+#[test]
+fn a_request_may_come_long_after_an_empty_line_but_not_after_many() {
+    let site = Site::configured("[listen]\nheader_timeout = \"1s\"\n");
+    let mut client = site.client();
+    client.send(format!("{POST}\r\n"));
+    assert_eq!(client.response().status, 200);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(client.ask(POST).status, 200);
+    client.send("\r\n".repeat(20));
+    let answer = client.response();
+    assert_eq!((answer.status, answer.error().as_str()), (408, "head_timeout"));
 }
 
 #[test]

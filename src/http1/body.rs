@@ -3,7 +3,6 @@
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::AsyncWriteExt;
 
 use super::chunked::{Broken, Chunked};
 use crate::transport::Transport;
@@ -115,21 +114,8 @@ impl Writer {
         })
     }
 
-    /// Writes a piece; returns how much of it belongs to the body. What goes beyond the length that the
-    /// head has told is left out: it would be taken for another message.
-    ///
-    /// # Errors
-    /// If the connection fails.
-    pub async fn write(&mut self, to: &mut Transport, piece: &[u8]) -> io::Result<usize> {
-        let piece = self.begin(to, piece);
-        if !piece.is_empty() {
-            to.write_all(piece).await?;
-            self.end(to);
-        }
-        Ok(piece.len())
-    }
-
-    /// The same without waiting: what the system does not take now leaves later, see [`Transport::offer`].
+    /// Writes a piece without waiting: what the system does not take now leaves later, see
+    /// [`Transport::offer`].
     ///
     /// # Errors
     /// If the connection fails.
@@ -142,8 +128,9 @@ impl Writer {
         Ok(())
     }
 
-    /// What of a piece belongs to the body, once what goes before it is written.
-    fn begin<'p>(&mut self, to: &mut Transport, piece: &'p [u8]) -> &'p [u8] {
+    /// What of a piece belongs to the body, once what goes before it is written. What goes beyond the length
+    /// that the head has told is left out: it would be taken for another message.
+    pub(super) fn begin<'p>(&mut self, to: &mut Transport, piece: &'p [u8]) -> &'p [u8] {
         let here = match &mut self.0 {
             Framing::Over => 0,
             Framing::Bytes(left) => {
@@ -160,8 +147,8 @@ impl Writer {
         piece.get(..here).unwrap_or_default()
     }
 
-    /// Writes what goes behind a piece.
-    fn end(&self, to: &mut Transport) {
+    /// Writes what goes behind a piece that is not empty.
+    pub(super) fn end(&self, to: &mut Transport) {
         if matches!(self.0, Framing::Chunks) {
             to.unsent().extend_from_slice(b"\r\n");
         }

@@ -10,6 +10,7 @@ use http::{Method, StatusCode, header};
 use pingora::http::RequestHeader;
 use pingora::{BError, Error, ErrorType, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
 
 use super::body::{Length, Reader, Writer};
 use super::request::Request;
@@ -19,9 +20,11 @@ use crate::transport::Transport;
 /// Most bytes of a body that are kept for another try.
 const REPLAY: usize = 64 * 1024;
 
-/// Longest time, and most bytes, for which the rest of a body is taken that nobody wants.
+/// Longest time, and most bytes, for which what still comes is taken that nobody wants; and how much of it at
+/// once.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+const LINGER_PIECE: usize = 1024;
 
 /// A request, its body, and the answer to it.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct Session {
     /// The beginning of the body, if it is kept; none once it is too long.
     replay: Replay,
     keep: bool,
+    /// Whether the client has not announced that this is its last request.
+    goes_on: bool,
     waits: Waits,
     status: Option<StatusCode>,
     answer: Option<Writer>,
@@ -63,6 +68,7 @@ impl Session {
             body: Reader::new(length),
             replay: Replay::No,
             keep,
+            goes_on: keep,
             waits: Waits { read: Duration::MAX, write: Duration::MAX },
             status: None,
             answer: None,
@@ -247,19 +253,29 @@ impl Session {
     /// Writes a piece of the answer's body.
     ///
     /// # Errors
-    /// If the client does not take it in its time.
+    /// If the client takes nothing of it in its time.
     pub async fn write_body(&mut self, piece: &[u8]) -> Result<()> {
         let Some(answer) = &mut self.answer else {
             return Err(Error::new_in(ErrorType::InternalError));
         };
-        match within(self.waits.write, answer.write(&mut self.transport, piece)).await {
-            Ok(Ok(written)) => {
-                self.sent += written as u64;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(write_failed(error)),
-            Err(_) => Err(Error::new_down(ErrorType::WriteTimedout)),
+        let mut rest = answer.begin(&mut self.transport, piece);
+        if rest.is_empty() {
+            return Ok(());
         }
+        while !rest.is_empty() {
+            // A piece may be large: who takes some of it has as much time for the next.
+            match within(self.waits.write, self.transport.write(rest)).await {
+                Ok(Ok(0)) => return Err(write_failed(ErrorKind::WriteZero.into())),
+                Ok(Ok(taken)) => {
+                    rest = rest.get(taken..).unwrap_or_default();
+                    self.sent += taken as u64;
+                }
+                Ok(Err(error)) => return Err(write_failed(error)),
+                Err(_) => return Err(Error::new_down(ErrorType::WriteTimedout)),
+            }
+        }
+        answer.end(&mut self.transport);
+        Ok(())
     }
 
     /// Writes the end of the answer; whatever still waits leaves.
@@ -290,8 +306,16 @@ impl Session {
     pub async fn finish(mut self: Box<Self>) -> Result<Option<(Box<Transport>, BytesMut)>> {
         self.finish_body().await?;
         if !self.keep {
+            // Who still sends a body has a request under way, for as long as it is waited for.
+            let sends = !self.body.is_over() && !self.may_be_silent();
             self.shutdown().await;
-            self.linger().await;
+            if !self.goes_on && self.body.is_over() && self.read.is_empty() {
+                return Ok(None);
+            }
+            let over = self.linger();
+            if sends {
+                drop(over.await);
+            }
             return Ok(None);
         }
         if !self.body.is_over() {
@@ -310,22 +334,10 @@ impl Session {
         Ok(Some((self.transport, self.read)))
     }
 
-    /// Takes some of the body that nobody wants: to close with bytes unread would reset the connection and
-    /// take the answer back (RFC 9112 section 9.6).
-    async fn linger(&mut self) {
-        if self.may_be_silent() {
-            return;
-        }
-        let mut taken = 0;
-        let rest = async {
-            while taken < LINGER_BYTES
-                && let Ok(Some(bytes)) = self.read_body().await
-            {
-                taken += bytes.len();
-            }
-        };
-        // In time or not, the connection ends now.
-        let _ = within(LINGER, rest).await;
+    /// Closes the connection once the client has ended its side, or has had time to take what it was told;
+    /// [`Session::shutdown`] goes before. Nobody has to wait for that: the request is over.
+    pub fn linger(self: Box<Self>) -> JoinHandle<()> {
+        tokio::spawn(linger(self.transport))
     }
 
     /// The connection, and what was read behind the request's head.
@@ -339,6 +351,22 @@ impl Session {
         // It is over either way.
         let _ = AsyncWriteExt::shutdown(&mut self.transport).await;
     }
+}
+
+/// Takes some of what still comes: to close with bytes unread, or before they arrive, would reset the
+/// connection and take the answer back (RFC 9112 section 9.6). Whether they are a body, other requests or
+/// neither makes no difference.
+async fn linger(mut transport: Box<Transport>) {
+    let rest = async {
+        let (mut piece, mut taken) = ([0; LINGER_PIECE], 0);
+        while taken < LINGER_BYTES
+            && let Ok(count @ 1..) = transport.read(&mut piece).await
+        {
+            taken += count;
+        }
+    };
+    // In time or not, the connection ends now.
+    let _ = within(LINGER, rest).await;
 }
 
 fn write_failed(error: io::Error) -> BError {

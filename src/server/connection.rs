@@ -1,5 +1,6 @@
 //! A client's connection: PROXY header, then one request head after the other, each within limits.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,6 +36,9 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// The same for a connection that is not taken on.
 pub(super) const TURN_AWAY: Duration = Duration::from_millis(800);
+
+/// Most empty lines that may stand before a request without being its beginning.
+const EMPTY_LINES: usize = 4;
 
 /// Serves the connections of a worker.
 pub(super) struct Connections {
@@ -149,9 +153,7 @@ impl Connections {
             // Settings are those of now, for each request anew.
             let rooms = self.gateway.rooms();
             let listen = &rooms.listen;
-            if read.is_empty()
-                && !first_bytes(listen, &mut transport, &mut read, &mut stage, grace).await
-            {
+            if !first_bytes(listen, &mut transport, &mut read, &mut stage, grace).await {
                 return;
             }
             grace = Duration::ZERO;
@@ -245,6 +247,15 @@ async fn first_bytes(
     stage: &mut watch::Receiver<Stage>,
     grace: Duration,
 ) -> bool {
+    let mut empty = 0;
+    if has_begun(read, &mut empty) {
+        return true;
+    }
+    // A large buffer is not for a connection that waits.
+    if read.capacity() > HEAD_BUFFER {
+        let left = mem::take(read);
+        read.extend_from_slice(&left);
+    }
     read.reserve(HEAD_BUFFER);
     // Without keep-alive the first request is waited for all the same.
     let first = !grace.is_zero() && listen.keepalive.is_zero();
@@ -255,11 +266,32 @@ async fn first_bytes(
             sleep(grace).await;
         }
     };
+    let begun = async {
+        loop {
+            let Ok(Ok(1..)) = transport.read_within(patience, read).await else {
+                return false;
+            };
+            if has_begun(read, &mut empty) {
+                return true;
+            }
+        }
+    };
     tokio::select! {
         biased;
-        first = transport.read_within(patience, read) => matches!(first, Ok(Ok(1..))),
+        begun = begun => begun,
         () = closed => false,
     }
+}
+
+/// Whether a request has begun in what was read. Empty lines before it are taken away, of which `empty` were
+/// there already: old clients send one behind a body (RFC 9112 section 2.2), and it asks for nothing.
+fn has_begun(read: &mut BytesMut, empty: &mut usize) -> bool {
+    while *empty < EMPTY_LINES && read.starts_with(b"\r\n") {
+        read.advance(2);
+        *empty += 1;
+    }
+    // A CR may be half of such a line.
+    !matches!(&**read, b"" | b"\r")
 }
 
 /// Takes a whole head off what is read; none if the client closes in it.
