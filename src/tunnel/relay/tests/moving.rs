@@ -150,6 +150,22 @@ async fn the_last_words_of_a_pod_that_hears_nothing_arrive() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_a_client_that_takes_nothing_arrive() {
+    let (mut pod, near) = duplex(1000);
+    let said = [masked(0x82, &[7; 100]).repeat(50), masked(0x88, &[3, 232])].concat();
+    let pieces: Vec<&'static [u8]> =
+        said.chunks(100).map(|piece| &*piece.to_vec().leak()).collect();
+    let tunnel = Registry::default().open(info(None));
+    let relay = tokio::spawn(relay(Gone(pieces.into()), near, Early::default(), tunnel, QUIET));
+    pod.write_all(&plain(0x82, b"a picture")).await.unwrap();
+    sleep(seconds(1)).await;
+    assert!(!relay.is_finished(), "the pod is behind");
+    assert!(read_to_end(&mut pod).await == said);
+    drop(pod);
+    assert_eq!(relay.await.unwrap().end, End::ClientClose);
+}
+
 /// What a pod has said, in pieces: a frame of 400,000 bytes and a Close frame.
 fn picture() -> Vec<&'static [u8]> {
     const PIECE: &[u8] = &[7; 10_000];
