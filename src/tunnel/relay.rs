@@ -296,7 +296,7 @@ where
                 Poll::Pending
             }
             (Some((Broken::Reader, false)), None) => {
-                // What it said before that goes out all the same.
+                // The client was given all that it said before, and has time to receive it.
                 self.up.give_up(Broken::Writer);
                 self.down.give_up(Broken::Reader);
                 self.first.get_or_insert(End::PodLost);

@@ -150,6 +150,58 @@ async fn the_last_words_of_a_pod_that_hears_nothing_arrive() {
     }
 }
 
+/// A pod that has said something, and then is reset.
+struct Reset(Gone);
+
+impl AsyncRead for Reset {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.0.0.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.0).poll_read(cx, space)
+    }
+}
+
+impl AsyncWrite for Reset {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_pod_is_reset_has_time_to_receive_its_last_words() {
+    let (mut client, near) = duplex(1000);
+    let tunnel = Registry::default().open(info(None));
+    let pod = Reset(Gone(picture().into()));
+    let relay = super::super::relay(near, pod, Early::default(), tunnel, QUIET);
+    let reading = async {
+        let mut heard = vec![0; picture().concat().len()];
+        client.read_exact(&mut heard).await.unwrap();
+        heard
+    };
+    let ((outcome, unheard), heard) = tokio::join!(relay, reading);
+    assert!(heard == picture().concat());
+    assert_eq!(outcome.end, End::PodClose);
+    // Closed at once, it would be reset as soon as its user types.
+    assert!(unheard.is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_last_words_of_a_client_that_takes_nothing_arrive() {
     let (mut pod, near) = duplex(1000);
