@@ -1,11 +1,12 @@
 //! A limit to a wait that costs nothing where there is no wait.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep};
 
 /// The time was over before.
@@ -46,7 +47,8 @@ impl<F: Future> Future for Within<F> {
             this.alarm.set(Some(sleep(*this.limit)));
         }
         match this.alarm.as_pin_mut() {
-            Some(alarm) => alarm.poll(cx).map(|()| Err(Late)),
+            // Also when what is waited for has used up its task's turn, the time is looked at.
+            Some(alarm) => pin!(unconstrained(alarm)).poll(cx).map(|()| Err(Late)),
             None => Poll::Pending,
         }
     }
@@ -73,6 +75,18 @@ mod tests {
         };
         assert_eq!(within(limit, later).await, Ok(2));
         assert_eq!(start.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test]
+    async fn who_never_runs_out_of_work_is_ended_all_the_same() {
+        async fn busy() {
+            loop {
+                tokio::task::coop::consume_budget().await;
+            }
+        }
+        let limit = Duration::from_millis(10);
+        let ended = tokio::time::timeout(Duration::from_secs(10), within(limit, busy())).await;
+        assert_eq!(ended, Ok(Err(Late)));
     }
 
     #[tokio::test(start_paused = true)]
