@@ -319,13 +319,27 @@ impl Session {
             return Ok(None);
         }
         if !self.body.is_over() {
-            let limit = self.waits.read;
+            let (limit, mut taken) = (self.waits.read, 0);
             let rest = async {
-                while self.read_body().await?.is_some() {}
-                Ok(())
+                while taken < LINGER_BYTES
+                    && let Some(bytes) = self.read_body().await?
+                {
+                    taken += bytes.len();
+                }
+                Result::<()>::Ok(())
             };
-            let over = within(limit, rest).await;
-            over.unwrap_or_else(|_| Err(Error::new_down(ErrorType::ReadTimedout)))?;
+            match within(limit, rest).await {
+                Ok(Err(error)) if *error.etype() == ErrorType::ConnectionClosed => {
+                    return Err(error);
+                }
+                Ok(Ok(()) | Err(_)) | Err(_) => {}
+            }
+            if !self.body.is_over() {
+                // It has its answer; what else it sends is too much, too slow or nothing.
+                self.shutdown().await;
+                drop(self.linger());
+                return Ok(None);
+            }
         }
         // A large buffer is not for a connection that waits.
         if self.read.is_empty() && self.read.capacity() > HEAD_BUFFER {
