@@ -27,6 +27,9 @@ pub struct Stamp {
     pub hsts: Option<HeaderValue>,
 }
 
+/// What is written to a stream of HTTP/2 at once.
+const PART: usize = 16 * 1024;
+
 /// A request and its answer.
 pub struct Session {
     kind: Kind,
@@ -211,11 +214,16 @@ impl Session {
     ///
     /// # Errors
     /// If the client does not take it in its time.
-    pub async fn write_body(&mut self, piece: Bytes) -> Result<()> {
+    pub async fn write_body(&mut self, mut piece: Bytes) -> Result<()> {
         match &mut self.kind {
             Kind::Http1(session) => session.write_body(&piece).await,
             Kind::Http2(session, ..) => {
-                session.write_response_body(piece, false).await.map_err(down)
+                // Its limit is for all that it is given at once, and other streams share the line.
+                while !piece.is_empty() {
+                    let part = piece.split_to(piece.len().min(PART));
+                    session.write_response_body(part, false).await.map_err(down)?;
+                }
+                Ok(())
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::http1::{HEAD_BUFFER, within};
 use crate::proxy::{Gateway, trail};
 use crate::respond;
 use crate::session::Session;
-use crate::telemetry::access_log::{Connected, Record};
+use crate::telemetry::access_log::{Connected, Entered, Record};
 use crate::tls::{self, AcceptError, Acceptor};
 use crate::transport::{SocketPolicy, Transport, Wire};
 use crate::upstream::pool::{Pool, SWEEP};
@@ -79,6 +79,11 @@ impl Connections {
             sleep(SWEEP).await;
             self.pool.sweep(Instant::now());
         }
+    }
+
+    /// Counts something of a connection as under way.
+    pub(super) fn enter(&self) -> Entered {
+        self.gateway.in_flight.enter()
     }
 
     /// What is taken on now.
@@ -214,7 +219,7 @@ impl Connections {
     /// The line of a head that is answered here.
     fn record(&self, to: &Transport, id: Arc<str>, status: u16, reason: &'static str) -> Record {
         let client = Some(to.remote().address.ip().to_canonical());
-        let under_way = self.gateway.in_flight.enter();
+        let under_way = self.enter();
         let mut record = Record::empty(client, id, under_way, Instant::now());
         record.status = status;
         record.reason = reason;

@@ -57,19 +57,26 @@ pub(super) async fn serve(
         return;
     };
     let mut requests = JoinSet::new();
-    let mut malformed = 0;
-    let mut leaving = false;
+    let (mut malformed, mut begun, mut leaving) = (0, false, false);
+    // The end of an answer may still be on its way when its request has ended: the process waits for that.
+    let mut under_way = None;
     // A stream that is reset frees its place while its request ends: more than this is an attack.
     while malformed < MALFORMED && requests.len() < 2 * STREAMS as usize {
-        // The end of an answer may still be on its way when its request has ended.
-        let patience =
-            if leaving && !connection.has_streams() { GOODBYE } else { listen.keepalive };
+        let patience = if leaving && !connection.has_streams() {
+            GOODBYE
+        } else if !begun && listen.keepalive.is_zero() {
+            // Without keep-alive the first request is waited for all the same.
+            listen.header_timeout
+        } else {
+            listen.keepalive
+        };
         let accepted = tokio::select! {
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
             _ = leaves.wait_for(|leaving| *leaving), if !leaving => {
                 // GOAWAY: what the client has begun is served, nothing more is taken.
                 connection.graceful_shutdown();
                 leaving = true;
+                under_way = Some(connections.enter());
                 continue;
             }
             Some(_) = requests.join_next() => continue,
@@ -85,6 +92,7 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {
+                begun = true;
                 let connections = Arc::clone(connections);
                 let session = Session::http2(session, Arc::clone(&client));
                 requests.spawn(async move {
@@ -98,6 +106,7 @@ pub(super) async fn serve(
     // Requests under way learn of it by this, and their lines say how far they came.
     drop(connection);
     drop(timeout(GOODBYE, async { while requests.join_next().await.is_some() {} }).await);
+    drop(under_way);
 }
 
 fn options(listen: &Listen) -> H2Options {
