@@ -150,10 +150,13 @@ impl Gateway {
 
     /// Sets how long the client may take, and whether its connection is kept.
     fn prepare(&self, session: &mut Session, rooms: &Rooms) {
-        if rooms.admission.pressure() >= Level::NoKeepalive || self.in_flight.is_leaving() {
+        let listen = &rooms.listen;
+        if listen.keepalive.is_zero()
+            || rooms.admission.pressure() >= Level::NoKeepalive
+            || self.in_flight.is_leaving()
+        {
             session.close_after();
         }
-        let listen = &rooms.listen;
         session.limit(Waits { read: listen.read_timeout, write: listen.write_timeout });
     }
 

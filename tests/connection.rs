@@ -116,7 +116,8 @@ fn without_keep_alive_the_first_request_is_waited_for() {
     for _ in 0..20 {
         assert_eq!(site.get("/healthz", "").status, 200);
     }
-    assert_eq!(late.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200);
+    let answer = late.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
     assert_eq!(late.rest(), b"", "it is closed after that");
 }
 
