@@ -160,7 +160,7 @@ async fn write_whole(session: &mut Session, mut head: Parts, body: Bytes) -> Res
     // All of it has one limit, whoever takes it piece by piece.
     match timeout(WRITE, write).await {
         Ok(written) => written,
-        Err(_) => PingoraError::e_explain(ErrorType::WriteTimedout, "answer not taken"),
+        Err(_) => Err(PingoraError::new_down(ErrorType::WriteTimedout)),
     }
 }
 

@@ -79,6 +79,8 @@ pub async fn start(session: Session, pod: Pod, head: &Parts, opening: Opening<'_
     let tunnel = opening.registry.open(opening.info);
     if let Err(error) = say(&mut client, &to_bytes(head), opening.timeouts.send).await {
         tunnel.ended(ends::End::ClientLost);
+        let mut record = opening.record;
+        (record.reason, record.tunnel) = (ends::End::ClientLost.reason(), true);
         return Err(error);
     }
     let (mut client, connection) = client.into_wire();
