@@ -436,6 +436,16 @@ fn desktops_that_cannot_be_reached_are_counted() {
 }
 
 #[test]
+fn a_service_that_is_not_called_as_the_pods_subdomain_is_looked_at() {
+    let world = World::new();
+    world.api.service("rel-desktop", vec![Endpoint::ready("a", DESKTOPS[0])]);
+    world.dns.name(&DESKTOP.replacen("desktop", "rel-desktop", 1), &DESKTOPS[..1]);
+    let said = world.examine("[discovery]\nservice = \"rel-desktop\"\n", &[]);
+    said.expect("D11", "ok", "Service rel-desktop in abcdesktop: 1 ready");
+    said.expect("D12", "ok", "1 addresses in DNS, all of them listed");
+}
+
+#[test]
 fn the_edge_is_seen_as_the_pods_see_it() {
     let world = World::new();
     let metrics = "metrics.abcdesktop.svc.cluster.local";

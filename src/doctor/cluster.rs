@@ -40,7 +40,7 @@ pub(super) async fn look(world: &World, service: &str) -> Option<Result<Survey, 
 pub(super) async fn examine(world: Arc<World>) -> Vec<Finding> {
     let config = &world.layered.config;
     let before = clock::now().wall;
-    let found = look(&world, &config.desktop.service).await;
+    let found = look(&world, discovery::service(config)).await;
     let after = clock::now().wall;
     let skipped = |why: &str| [API_CLOCK, PODS, NAMES].map(|code| Finding::skipped(code, why));
     match found {
@@ -130,12 +130,13 @@ fn refused(world: &World, fault: Fault, what: &str) -> Finding {
 }
 
 fn pods(world: &World, survey: &Survey) -> Finding {
-    let desktop = &world.layered.config.desktop;
-    let (service, namespace) = (&desktop.service, &desktop.namespace);
+    let config = &world.layered.config;
+    let desktop = &config.desktop;
+    let (service, namespace) = (discovery::service(config), &desktop.namespace);
     if survey.slices == 0 {
         let said = format!("there is no Service {service} with a selector in {namespace}");
         let remedy = "create it (headless, selector of the desktops' pods), or set \
-                      desktop.service and desktop.namespace (POD_NAMESPACE)";
+                      discovery.service and desktop.namespace (POD_NAMESPACE)";
         return Finding::problem(PODS, said, remedy);
     }
     let count = |of| survey.pods.iter().filter(|pod| pod.readiness == of).count();
@@ -156,7 +157,10 @@ fn pods(world: &World, survey: &Survey) -> Finding {
 }
 
 async fn names(world: &World, survey: &Survey) -> Finding {
-    let domain = world.layered.config.desktop.domain();
+    let config = &world.layered.config;
+    let desktop = &config.desktop;
+    let service = discovery::service(config);
+    let domain = format!("{service}.{}.{}", desktop.namespace, desktop.cluster_domain);
     let named: HashSet<IpAddr> = match world.resolve(&domain).await {
         Ok(found) => found.iter().map(IpAddr::to_canonical).collect(),
         // A headless service without ready pods has no name.

@@ -65,7 +65,7 @@ pub(super) fn start(config: &Config, tunnels: &Registry) -> Desktops {
 }
 
 /// The service whose pods the desktops are.
-fn service(config: &Config) -> &str {
+pub(crate) fn service(config: &Config) -> &str {
     config.discovery.service.as_deref().unwrap_or(&config.desktop.service)
 }
 
