@@ -166,29 +166,11 @@ impl AsyncRead for Reset {
     }
 }
 
-impl AsyncWrite for Reset {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_client_whose_pod_is_reset_has_time_to_receive_its_last_words() {
     let (mut client, near) = duplex(1000);
     let tunnel = Registry::default().open(info(None));
-    let pod = Reset(Gone(picture().into()));
+    let pod = tokio::io::join(Reset(Gone(picture().into())), Taker);
     let relay = super::super::relay(near, pod, Early::default(), tunnel, QUIET);
     let reading = async {
         let mut heard = vec![0; picture().concat().len()];
