@@ -112,6 +112,20 @@ fn a_connection_that_is_not_used_is_told_that_it_ends() {
 }
 
 #[test]
+fn without_keep_alive_the_first_request_is_waited_for() {
+    let server = Server::start("[listen]\nkeepalive = \"0s\"\n", 10);
+    let mut connection = server.connect(&[]);
+    // Time in which the gateway has seen it, and others come and go.
+    for _ in 0..20 {
+        assert_eq!(server.site.get("/healthz", "").status, 200);
+    }
+    connection.send(&request(1, "/healthz", END_STREAM));
+    // Nor was it told meanwhile to go elsewhere.
+    let first = connection.find(|frame| [GOAWAY, HEADERS].contains(&frame.kind)).unwrap();
+    assert_eq!(first.kind, HEADERS);
+}
+
+#[test]
 fn a_client_that_goes_is_told_from_one_that_errs() {
     // The beginning of an answer, and nothing more.
     let server = Server::answering("", |exchange| {
