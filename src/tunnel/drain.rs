@@ -7,12 +7,13 @@ use tokio::time::{Instant, timeout_at};
 use super::ends::End;
 use super::random::SplitMix;
 use super::registry::Registry;
+use super::relay;
 
 /// A tunnel is quiet when its user did nothing for this long.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Kept free at the end, for the last tunnel to close in: to get its Close frame out, and to see it answered.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSING: Duration = relay::CLOSING.saturating_mul(2);
 
 /// At most one in so many tunnels, rounded up, is closed within any second.
 const SHARE: usize = 10;

@@ -23,7 +23,7 @@ use super::registry::{Flow, Tunnel};
 const HALF_CLOSED: Duration = Duration::from_secs(30);
 
 /// Time to get a Close frame of ours out, and again to see it answered.
-const CLOSING: Duration = Duration::from_secs(1);
+pub(super) const CLOSING: Duration = Duration::from_secs(1);
 
 /// So many pings in a row may stay unanswered.
 const PINGS: u8 = 2;
